@@ -1,0 +1,83 @@
+"""The verbs over the bus: frames in, frames out. Decode, check, ask the engine, encode; no rule lives here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+import msgspec
+
+from holdfast.bus import Bus
+from holdfast.engine.engine import Engine
+from holdfast.engine.verbs import VERBS
+from holdfast.exceptions import HoldfastError
+from holdfast.wire import codec, subjects
+from holdfast.wire import messages as m
+
+log = logging.getLogger("holdfast.rpc")
+
+QUEUE_GROUP = "hf"
+
+
+async def serve_rpc(engine: Engine, bus: Bus) -> None:
+    """Answer every verb on *bus*, and hear of closed runs, from now on."""
+    for verb in m.VERBS:
+        bus.respond(subjects.rpc_all(verb), _framed(engine, verb), queue_group=QUEUE_GROUP)
+    bus.subscribe(subjects.closed_all(), _hears_of_closed(engine))
+
+
+def _framed(engine: Engine, verb: str) -> Callable[[str, bytes], Awaitable[bytes]]:
+    kind = codec.REQUESTS[verb]
+    ask = VERBS[verb]
+    requests = engine.metrics.requests
+    latency = engine.metrics.request_latency.labels(verb)
+
+    async def one(namespace: str, raw: msgspec.Raw) -> m.Answer:
+        started = time.perf_counter()
+        try:
+            request = codec.decode(raw, kind)
+            codec.check_request(request)
+            response = await ask(engine, namespace, request)
+            answer = m.Answer("ok", msgspec.Raw(codec.encode(response)))
+        except HoldfastError as error:
+            answer = failed(error)
+            if error.code in ("refused", "already_exists", "lease_lost"):
+                engine.metrics.refused.labels(error.code).inc()
+        except Exception:
+            # The outer edge of the transport: the caller hears that it is our fault, the log says what.
+            log.exception("%s failed", verb)
+            answer = m.Answer("internal", message=f"{verb} failed inside the service; its log has the cause")
+        requests.labels(verb, answer.code).inc()
+        latency.observe(time.perf_counter() - started)
+        return answer
+
+    async def answer(subject: str, data: bytes) -> bytes:
+        try:
+            namespace = subjects.namespace_of(subject)
+            items = codec.decode_frame(data)
+            await engine.check_namespace(namespace)
+        except HoldfastError as error:
+            return codec.encode([failed(error)])
+        answers: Sequence[m.Answer]
+        if len(items) == 1:
+            answers = [await one(namespace, items[0])]
+        else:
+            answers = await asyncio.gather(*(one(namespace, item) for item in items))
+        return codec.encode(answers)
+
+    return answer
+
+
+def failed(error: HoldfastError) -> m.Answer:
+    """The answer that tells *error*."""
+    return m.Answer(error.code, message=error.message, details=error.details or None)
+
+
+def _hears_of_closed(engine: Engine) -> Callable[[object], Awaitable[None]]:
+    async def hear(message: object) -> None:
+        run_id = str(getattr(message, "subject", "")).rpartition(".")[2]
+        await engine.look_at_closed(run_id)
+
+    return hear

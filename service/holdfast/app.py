@@ -1,0 +1,163 @@
+"""A service process: opens what the configuration names, runs the loops of its roles, drains.
+
+Nothing here decides anything; it wires engine, bus and HTTP together. Postgres and the
+broker may both be away when it starts: it says so, retries, and goes on when they are there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from importlib import metadata
+from typing import Any
+
+from holdfast.api.http import http_app
+from holdfast.api.ops import Probe, address_of, bind, serve_app, serve_ops
+from holdfast.api.rpc import serve_rpc
+from holdfast.bus import Bus
+from holdfast.config import Config
+from holdfast.engine.clock import Clock
+from holdfast.engine.engine import Engine
+from holdfast.engine.feed import Relay
+from holdfast.engine.loops import TRANSIENT, repeat, serve as run_loops
+from holdfast.exceptions import HoldfastError
+from holdfast.metrics import Metrics, exposition
+from holdfast.store import migrate
+from holdfast.store.session import Pool, open_pool
+
+log = logging.getLogger("holdfast.app")
+
+WRITERS = 2
+
+
+class Parts:
+    """What a running service process is made of."""
+
+    def __init__(self, pool: Pool, bus: Bus, engine: Engine, metrics: Metrics) -> None:
+        self.pool = pool
+        self.bus = bus
+        self.engine = engine
+        self.metrics = metrics
+
+    def exposition(self) -> bytes:
+        """The process's metrics in Prometheus' text format."""
+        self.metrics.commits.value = self.pool.counts.commits
+        self.metrics.statements.value = self.pool.counts.statements
+        self.metrics.up.labels("bus").set(1.0 if self.bus.is_connected else 0.0)
+        return exposition(self.metrics.families)
+
+    def probes(self) -> list[Probe]:
+        """Postgres and its migrations are required; the broker may be away."""
+        return [
+            Probe("postgres", self._check_postgres),
+            Probe("bus", self._check_bus, is_required=False),
+        ]
+
+    async def _check_postgres(self) -> str | None:
+        missing = await migrate.pending(self.pool.url)
+        return f"migrations are missing ({', '.join(missing)}): run `holdfast migrate`" if missing else None
+
+    async def _check_bus(self) -> str | None:
+        return None if self.bus.is_connected else "the broker is away: work goes on at sweep latency"
+
+
+async def serve(config: Config, *, roles: frozenset[str], on_ready: Callable[[dict[str, str]], None]) -> None:
+    """Run the service with *roles* ("engine", "api") until cancelled, then drain.
+
+    *on_ready* is called once with the bound addresses (`http`, `ops`). Raises `Invalid` for
+    a port that cannot be had.
+    """
+    ops = bind(config.ops)
+    sockets = [ops]
+    addresses = {"ops": str(address_of(ops))}
+    http: socket.socket | None = None
+    try:
+        if "api" in roles:
+            http = bind(config.http)
+            sockets.append(http)
+            addresses["http"] = str(address_of(http))
+        async with running(config, is_engine="engine" in roles) as parts:
+            loops = [serve_ops(ops, parts.probes(), parts.exposition)]
+            if http is not None:
+                loops.append(serve_app(http, http_app(metadata.version("holdfast"), parts.probes())))
+            on_ready(addresses)
+            await run_loops(loops, asyncio.Event())
+    finally:
+        for sock in sockets:
+            sock.close()
+
+
+@asynccontextmanager
+async def running(config: Config, *, is_engine: bool = True) -> AsyncIterator[Parts]:
+    """The service's parts, running in this event loop while the block lasts; drained when it ends."""
+    name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+    pool = await open_pool(config.postgres_url, size=config.pool_max, name=f"holdfast {name}")
+    bus = Bus(config.nats_url.split(","), name=f"holdfast service {name}", drop_hints=config.drop_hints)
+    metrics = Metrics()
+    engine = Engine(pool, bus, metrics, name=name, lease_s=config.lease_s)
+    await bus.start()
+    stop = asyncio.Event()
+    loops = _engine_loops(engine, config, stop) if is_engine else []
+    try:
+        async with asyncio.TaskGroup() as group:
+            main = group.create_task(run_loops(loops, stop)) if loops else None
+            try:
+                yield Parts(pool, bus, engine, metrics)
+            finally:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(config.drain_s):
+                        await _drain(engine, bus)
+                stop.set()
+                if main is not None:
+                    await main
+    finally:
+        await bus.close()
+        await pool.close()
+
+
+def _engine_loops(engine: Engine, config: Config, stop: asyncio.Event) -> list[Coroutine[Any, Any, None]]:
+    clock = Clock(engine, sweep_s=config.sweep_s, sweep_away_s=config.sweep_away_s)
+    relay = Relay(engine)
+    return [
+        *(engine.changes.run() for _ in range(WRITERS)),
+        repeat("clock", clock.step, clock.idle_s, engine.timer_wake),
+        repeat("feed", relay.step, relay.idle_s, engine.feed_wake),
+        engine.spawner.watch(),
+        _open_door(engine),
+    ]
+
+
+async def _open_door(engine: Engine) -> None:
+    """Answer on the bus once the database can be used."""
+    wait_s, told = 0.05, ""
+    while True:
+        try:
+            missing = await migrate.pending(engine.pool.url)
+            problem = f"migrations are missing ({', '.join(missing)}): run `holdfast migrate`" if missing else ""
+        except HoldfastError as error:
+            problem = error.message
+        if not problem:
+            break
+        if problem != told:
+            log.warning("not ready: %s", problem)
+            told = problem
+        await asyncio.sleep(wait_s)
+        wait_s = min(wait_s * 2, 1.0)
+    if told:
+        log.info("ready now")
+    await serve_rpc(engine, engine.bus)
+    with contextlib.suppress(*TRANSIENT):
+        # Looked after by the bus from now on; a broker that is away gets its streams later.
+        await engine.bus.ensure_streams()
+
+
+async def _drain(engine: Engine, bus: Bus) -> None:
+    """Take no new requests, finish what was taken."""
+    await engine.changes.drain()
+    await engine.spawner.finish(1.0)

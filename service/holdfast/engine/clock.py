@@ -1,0 +1,124 @@
+"""What the clock asks: fire due timers, end lapsed leases and timeouts, find tasks that no hint found.
+
+One statement a second tells whether there is anything to do; an idle system runs no other.
+Due work is found by state, never by position, and decided in the journal like everything else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from holdfast.core.requests import ExpireTask, FireTimer
+from holdfast.engine.engine import Engine
+from holdfast.engine.loops import TRANSIENT
+from holdfast.engine.transact import Change
+from holdfast.exceptions import HoldfastError
+from holdfast.store import tasks
+
+STEP_MAX = 1_000
+RESCUE_AFTER_S = 0.8
+"""A task that stayed ready this long was missed by its hint."""
+
+
+class Clock:
+    """The steps and what they remember between passes."""
+
+    def __init__(self, engine: Engine, *, sweep_s: float = 1.0, sweep_away_s: float = 0.25) -> None:
+        self._engine = engine
+        self._sweep_s = sweep_s
+        self._sweep_away_s = sweep_away_s
+        self._bus_up_since = time.monotonic()
+        self._was_up = False
+
+    async def step(self) -> int:
+        """One pass: ask what is due, and do it. Returns how many things were handled."""
+        engine = self._engine
+        self._watch_bus()
+        engine.next_due_at = time.monotonic() + self.idle_s()
+        pulse = await tasks.pulse(engine.pool)
+        handled = 0
+        if pulse.next_timer_s is not None and pulse.next_timer_s <= 0:
+            handled += await self._fire_timers()
+        elif pulse.next_timer_s is not None:
+            self._sleep_until(pulse.next_timer_s)
+        if pulse.next_deadline_s is not None and pulse.next_deadline_s <= 0:
+            handled += await self._expire()
+        elif pulse.next_deadline_s is not None:
+            self._sleep_until(pulse.next_deadline_s)
+        if pulse.has_waiting:
+            await self._sweep()
+        engine.metrics.outbox_lag.set(max(pulse.oldest_owed_s or 0.0, 0.0))
+        if pulse.oldest_owed_s is not None:
+            engine.feed_wake.set()
+        return handled
+
+    def idle_s(self) -> float:
+        """How long to wait after a pass that found nothing: until what is due next, at most a sweep."""
+        longest = self._sweep_s if self._engine.bus.is_connected else self._sweep_away_s
+        until = self._engine.next_due_at - time.monotonic()
+        return min(max(until, 0.001), longest) if until > 0 else longest
+
+    def _sleep_until(self, in_s: float) -> None:
+        self._engine.next_due_at = min(self._engine.next_due_at, time.monotonic() + in_s)
+
+    def _watch_bus(self) -> None:
+        is_up = self._engine.bus.is_connected
+        if is_up and not self._was_up:
+            self._bus_up_since = time.monotonic()
+        self._was_up = is_up
+
+    @property
+    def _spares_leases(self) -> bool:
+        """Workers that cannot reach us are not dead: after the bus is back they get a lease's time to say so."""
+        return not self._was_up or time.monotonic() - self._bus_up_since < self._engine.lease_s
+
+    async def _fire_timers(self) -> int:
+        due = await tasks.due_timers(self._engine.pool, STEP_MAX)
+        for timer in due:
+            self._engine.metrics.timer_lateness.observe(timer.late_s)
+        return await self._decide(
+            [Change(timer.namespace, FireTimer(timer.seq), run_id=timer.run_id) for timer in due]
+        )
+
+    async def _expire(self) -> int:
+        due = await tasks.due_tasks(self._engine.pool, STEP_MAX)
+        spare = self._spares_leases
+        handled = await self._decide(
+            [Change(task.namespace, ExpireTask(task.seq, spare), run_id=task.run_id) for task in due]
+        )
+        for task in due:
+            if task.worker is not None and not spare:
+                self._engine.metrics.leases_expired.labels("activity" if task.seq else "workflow").inc()
+                self._engine.credits.forget(task.namespace, task.worker)
+        return handled
+
+    async def _decide(self, changes: list[Change]) -> int:
+        """How many of the changes had an effect. One that is refused is nobody's answer."""
+        futures = [self._engine.changes.submit(change) for change in changes]
+        if futures:
+            await asyncio.wait(futures)
+        handled = 0
+        for future in futures:
+            error = future.exception()
+            if error is None:
+                handled += bool(future.result().answer)
+            elif isinstance(error, TRANSIENT):
+                raise error
+            elif not isinstance(error, HoldfastError):
+                raise error
+        return handled
+
+    async def _sweep(self) -> None:
+        """Hint again for queues with tasks that nobody took."""
+        engine = self._engine
+        seen: dict[tuple[str, ...], tuple[float, float]] = {}
+        for queue in await tasks.ready_queues(engine.pool):
+            kind = "workflow" if queue.is_workflow else "activity"
+            age_s = queue.now - queue.oldest_ready_at
+            seen[queue.namespace, queue.task_queue, kind] = (1.0, age_s)
+            if age_s >= RESCUE_AFTER_S or not engine.bus.is_connected:
+                engine.metrics.sweep_rescues.labels(kind).inc()
+                engine.hint(queue.namespace, kind, queue.task_queue, queue.oldest_ready_at)
+        for labels, (_, age_s) in seen.items():
+            engine.metrics.backlog_age.labels(*labels).set(age_s)

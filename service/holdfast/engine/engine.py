@@ -1,0 +1,279 @@
+"""One engine: the journal's batcher, who has credit, who waits, and what follows a commit.
+
+Everything here lives in memory and may be lost at any time: hints are found again by the
+sweep, waiters ask again, credit is heard again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from holdfast.bus import Bus
+from holdfast.core import state as s
+from holdfast.engine import answers
+from holdfast.engine.batching import Batcher
+from holdfast.engine.dispatch import Assigned, Credits
+from holdfast.engine.loops import Spawner
+from holdfast.engine.transact import Change, Committed, Outcome, is_retry, transact
+from holdfast.exceptions import HoldfastError, NotFound, Unavailable
+from holdfast.metrics import Metrics
+from holdfast.store import views
+from holdfast.store.session import Conflict, Pool, Retryable
+from holdfast.wire import codec, subjects
+from holdfast.wire import events as e
+from holdfast.wire import messages as m
+
+BATCH_MAX = 200
+TRIES_MAX = 5
+PUSH_TIMEOUT_S = 1.0
+OUTCOMES_KEPT = 10_000
+KNOWN_MAX = 100_000
+
+
+class Engine:
+    """What a service process knows and does about workflows. One per process; see `app` for its loops."""
+
+    def __init__(self, pool: Pool, bus: Bus, metrics: Metrics, *, name: str, lease_s: float = 10.0) -> None:
+        self.pool = pool
+        self.bus = bus
+        self.metrics = metrics
+        self.name = name
+        self.lease_s = lease_s
+        self.credits = Credits()
+        self.spawner = Spawner()
+        self.changes: Batcher[Change, Outcome] = Batcher(self._carry_out, size=BATCH_MAX)
+        self.timer_wake = asyncio.Event()
+        self.feed_wake = asyncio.Event()
+        self.next_due_at = 0.0
+        self._waiters: dict[str, list[asyncio.Future[m.Outcome]]] = {}
+        self._outcomes: OrderedDict[str, m.Outcome] = OrderedDict()
+        # Runs started here: their namespace, and whether they are open as far as this process knows.
+        self._known: OrderedDict[str, str] = OrderedDict()
+        self._open: set[str] = set()
+        self._namespaces: dict[str, str] = {}
+        self._namespaces_read_at = 0.0
+
+    # -- changes -----------------------------------------------------------------------
+
+    async def change(self, change: Change) -> Outcome:
+        """Carry out one change, in whatever batch goes next. Raises the change's own error."""
+        outcome = await self.changes.submit(change)
+        if outcome.refusal is not None:
+            raise outcome.refusal
+        return outcome
+
+    async def _carry_out(self, changes: Sequence[Change]) -> list[Outcome | BaseException]:
+        results: list[Outcome | BaseException] = [Unavailable("not tried")] * len(changes)
+        open_items = list(enumerate(changes))
+        for _ in range(TRIES_MAX):
+            done = await self._try(open_items)
+            open_items = []
+            for index, change, outcome in done:
+                if isinstance(outcome, HoldfastError) and (is_retry(outcome) or isinstance(outcome, Retryable)):
+                    open_items.append((index, change))
+                results[index] = outcome
+            if not open_items:
+                break
+        for index, _ in open_items:
+            results[index] = Unavailable("the run is contended: try again with the same request id")
+        return results
+
+    async def _try(
+        self, items: list[tuple[int, Change]]
+    ) -> list[tuple[int, Change, Outcome | HoldfastError]]:
+        started = time.perf_counter()
+        try:
+            committed = await transact(
+                self.pool,
+                self.credits,
+                [change for _, change in items],
+                lease_s=self.lease_s,
+                heard_now=time.monotonic(),
+            )
+        except Conflict as error:
+            if len(items) == 1:
+                return [(items[0][0], items[0][1], Retryable(error.message))]
+            # One of them is to blame: alone, it fails alone.
+            singles = []
+            for item in items:
+                singles += await self._try([item])
+            return singles
+        except HoldfastError as error:
+            self.metrics.store_failures.labels("transact", error.code).inc()
+            return [(index, change, error) for index, change in items]
+        self.metrics.store_latency.labels("transact").observe(time.perf_counter() - started)
+        self.metrics.store_calls.labels("transact").inc()
+        self.metrics.batch.observe(len(items))
+        self._after_commit(committed)
+        return [(index, change, out) for (index, change), out in zip(items, committed.outcomes, strict=True)]
+
+    # -- after the commit --------------------------------------------------------------
+
+    def _after_commit(self, committed: Committed) -> None:
+        hints: dict[tuple[str, str, str], float] = {}
+        pushed: dict[tuple[str, str], list[Assigned]] = {}
+        for item in committed.assigned:
+            self.metrics.dispatch_latency.labels("activity" if item.seq else "workflow").observe(0.0)
+            if not item.is_answer:
+                pushed.setdefault((item.namespace, item.worker), []).append(item)
+        for state in committed.states:
+            if state.events:
+                self.feed_wake.set()
+            self._note_lifecycle(state)
+            self._collect_hints(state, committed.now, hints)
+            self._push_cancellations(state)
+            for seq in state.opened_timers:
+                self._note_due(state.timers[seq].fire_at - committed.now)
+        for (namespace, kind, queue), ready_at in hints.items():
+            self.hint(namespace, kind, queue, ready_at)
+        for (namespace, worker), items in pushed.items():
+            self.spawner.spawn(self._push(namespace, worker, items, committed.now))
+
+    def _note_lifecycle(self, state: s.RunState) -> None:
+        run = state.run
+        if state.is_new:
+            self.metrics.workflows_started.labels(run.namespace, run.workflow_type).inc()
+            self._known[run.run_id] = run.namespace
+            self._open.add(run.run_id)
+            if len(self._known) > KNOWN_MAX:
+                self._open.discard(self._known.popitem(last=False)[0])
+        if run.closed_at is None or not state.events or type(state.events[-1][1]) not in e.CLOSING:
+            return
+        self._open.discard(run.run_id)
+        self.metrics.workflows_closed.labels(run.namespace, run.workflow_type, run.status).inc()
+        self.metrics.workflow_latency.labels(run.namespace, run.workflow_type).observe(run.closed_at - run.created_at)
+        outcome = answers.outcome_of(state)
+        self._settle(outcome)
+        self.bus.publish(subjects.closed(run.namespace, run.run_id), b"")
+
+    def _collect_hints(self, state: s.RunState, now: float, hints: dict[tuple[str, str, str], float]) -> None:
+        if not state.run.is_open:
+            return
+        for seq in state.opened_tasks | state.touched_tasks:
+            task = state.tasks.get(seq)
+            if task is None or task.worker is not None:
+                if task is not None and task.deadline is not None:
+                    self._note_due(task.deadline - now)
+                continue
+            if task.deadline is not None:
+                self._note_due(task.deadline - now)
+            if task.sticky_worker is not None:
+                look = codec.encode(m.Push(is_look=True))
+                self.bus.publish(subjects.worker(state.run.namespace, task.sticky_worker), look)
+            elif task.ready_at <= now:
+                key = (task.namespace, "activity" if seq else "workflow", task.task_queue)
+                hints[key] = min(hints.get(key, task.ready_at), task.ready_at)
+            else:
+                self._note_due(task.ready_at - now)
+
+    def _push_cancellations(self, state: s.RunState) -> None:
+        by_worker: dict[str, list[m.Lease]] = {}
+        for task in state.cancel_pushes:
+            if task.worker is not None:
+                by_worker.setdefault(task.worker, []).append(m.Lease(task.run_id, task.seq, task.fence))
+        for worker, leases in by_worker.items():
+            push = codec.encode(m.Push(cancelled=leases))
+            self.bus.publish(subjects.worker(state.run.namespace, worker), push)
+
+    async def _push(self, namespace: str, worker: str, items: list[Assigned], now: float) -> None:
+        """Hand a worker what was leased to it; take it back at once when the worker does not answer."""
+        try:
+            workflow_tasks, activity_tasks = await answers.assigned_tasks(self.pool, items, now, self.lease_s)
+            push = m.Push(workflow_tasks=workflow_tasks, activity_tasks=activity_tasks)
+            await self.bus.request(subjects.worker(namespace, worker), codec.encode(push), PUSH_TIMEOUT_S)
+        except Unavailable:
+            self.credits.forget(namespace, worker)
+            self.metrics.hints_lost.inc()
+            for item in items:
+                task = item.state.tasks[item.seq]
+                release = m.ReleaseTask(run_id=item.state.run.run_id, worker=worker, seq=item.seq, fence=task.fence)
+                self.changes.submit(Change(namespace, release, run_id=release.run_id))
+
+    def hint(self, namespace: str, kind: str, queue: str, ready_at: float) -> None:
+        """Tell whoever works on *queue* that it has ready tasks."""
+        if self.bus.hint(namespace, kind, queue, 1, ready_at):
+            self.metrics.hints_published.inc()
+        else:
+            self.metrics.hints_lost.inc()
+
+    def _note_due(self, in_s: float) -> None:
+        """Something falls due in *in_s* seconds: the clock's step must not sleep longer."""
+        due_at = time.monotonic() + max(in_s, 0.0)
+        if due_at < self.next_due_at:
+            self.next_due_at = due_at
+            self.timer_wake.set()
+
+    # -- outcomes ----------------------------------------------------------------------
+
+    def knows(self, namespace: str, run_id: str) -> bool:
+        """Whether the run was started here, in this namespace, and not too long ago."""
+        return self._known.get(run_id) == namespace
+
+    async def outcome(self, run_id: str, wait_s: float) -> m.Outcome:
+        """The run's outcome, waiting up to *wait_s* for it. `event` is None if it is still open then."""
+        known = self._outcomes.get(run_id)
+        if known is not None:
+            return known
+        # The waiter is in place before anything is read, so that a close in between is not missed.
+        future: asyncio.Future[m.Outcome] = asyncio.get_running_loop().create_future()
+        self._waiters.setdefault(run_id, []).append(future)
+        try:
+            if run_id not in self._open:
+                read = await self._read_outcome(run_id)
+                if read.event is not None:
+                    return read
+            try:
+                async with asyncio.timeout(wait_s):
+                    return await future
+            except TimeoutError:
+                return await self._read_outcome(run_id)
+        finally:
+            waiters = self._waiters.get(run_id)
+            if waiters is not None and future in waiters:
+                waiters.remove(future)
+                if not waiters:
+                    del self._waiters[run_id]
+
+    async def look_at_closed(self, run_id: str) -> None:
+        """Another process says that the run closed: see for ourselves if anybody waits for it."""
+        if run_id in self._waiters:
+            await self._read_outcome(run_id)
+
+    async def _read_outcome(self, run_id: str) -> m.Outcome:
+        row = (await views.outcomes(self.pool, [run_id])).get(run_id)
+        if row is None:
+            raise NotFound(f"no run {run_id}")
+        event = None
+        if row.closed_at is not None and row.body is not None:
+            event = e.HistoryEvent(row.last_seq, row.recorded_at or row.closed_at, codec.decode_event(row.body))
+        outcome = m.Outcome(run_id=run_id, status=row.status, event=event)
+        if event is not None:
+            self._open.discard(run_id)
+            self._settle(outcome)
+        return outcome
+
+    def _settle(self, outcome: m.Outcome) -> None:
+        self._outcomes[outcome.run_id] = outcome
+        if len(self._outcomes) > OUTCOMES_KEPT:
+            self._outcomes.popitem(last=False)
+        for future in self._waiters.pop(outcome.run_id, ()):
+            if not future.done():
+                future.set_result(outcome)
+
+    # -- namespaces --------------------------------------------------------------------
+
+    async def check_namespace(self, name: str) -> None:
+        """Raise `NotFound` unless the namespace exists. Known ones cost nothing; misses are looked up once a second."""
+        if name in self._namespaces:
+            return
+        now = time.monotonic()
+        if now - self._namespaces_read_at > 1.0 or not self._namespaces:
+            self._namespaces = await views.namespaces(self.pool)
+            self._namespaces_read_at = now
+        if name not in self._namespaces:
+            raise NotFound(
+                f"no namespace {name!r}: create it first, or use one of {', '.join(sorted(self._namespaces)[:5])}"
+            )

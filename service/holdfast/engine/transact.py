@@ -1,0 +1,287 @@
+"""The one way to change a workflow: lock, decide, record, in one transaction for a whole batch.
+
+A refused request refuses alone; the rest of the batch commits. What must happen outside
+(hints, pushes, answers' tasks) is told by the outcome and done after the commit.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from holdfast.core import state as s
+from holdfast.core.decide import Decision, decide, first_facts, open_run
+from holdfast.core.evolve import evolve
+from holdfast.core.ids import uuid7
+from holdfast.core.requests import Ask, ExpireTask, FireTimer, OpenRun, Request
+from holdfast.engine.dispatch import Assigned, Credit, Credits, assign, give_back
+from holdfast.exceptions import HoldfastError, NotFound, Refused
+from holdfast.store import journal
+from holdfast.store.journal import Address, Resolved
+from holdfast.store.session import Pool, Session
+from holdfast.wire import commands as c
+from holdfast.wire import messages as m
+
+
+class Change(msgspec.Struct, frozen=True):
+    """One request to the journal. Addressed by workflow id (clients) or by run id (workers, the clock).
+
+    `reporter` is the worker whose report this is, with the credit it declared.
+    """
+
+    namespace: str
+    request: m.Start | Request
+    address: Address | None = None
+    run_id: str = ""
+    hash: bytes = b""
+    reporter: Credit | None = None
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What became of a change: the answer, the run's state after the whole batch, and tasks that travel with it.
+
+    `is_repeat` means that the same request had been carried out before and changed nothing now.
+    """
+
+    answer: Any
+    state: s.RunState | None
+    is_repeat: bool = False
+    refusal: HoldfastError | None = None
+    assigned: tuple[Assigned, ...] = ()
+    at: float = 0.0
+
+
+class Committed(msgspec.Struct, frozen=True):
+    """A committed batch: one outcome (or error) per change, in order; every touched state; who got which task."""
+
+    outcomes: list[Outcome | HoldfastError]
+    states: list[s.RunState]
+    assigned: list[Assigned]
+    now: float
+
+
+class _Retry(HoldfastError):
+    """The run that the change speaks of is another one by now: decide again in a new transaction."""
+
+    code = "unavailable"
+
+
+async def transact(
+    pool: Pool, credits: Credits, changes: Sequence[Change], *, lease_s: float, heard_now: float
+) -> Committed:
+    """Carry out *changes* in one transaction. Raises what `Pool.transaction` raises; then nothing happened or it is unknown."""
+    batch = _Batch()
+    async with pool.transaction() as session:
+        try:
+            await batch.load(session, changes)
+            for change in changes:
+                batch.outcomes.append(batch.decide(change))
+            batch.assigned = assign(
+                batch.states(),
+                batch.reporters,
+                credits,
+                now=batch.now,
+                heard_now=heard_now,
+                lease_s=lease_s,
+            )
+            lost = await journal.record(session, batch.states())
+        except BaseException:
+            give_back(batch.assigned, credits, heard_now)
+            raise
+    return batch.committed(lost)
+
+
+def is_retry(outcome: Outcome | HoldfastError) -> bool:
+    """Whether the change must be carried out again, in another transaction."""
+    return isinstance(outcome, _Retry)
+
+
+class _Batch:
+    """The working set of one transaction."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.locked: dict[str, s.RunState] = {}
+        self.opened: dict[tuple[str, str], s.RunState] = {}
+        self.resolved: dict[Address, Resolved] = {}
+        self.outcomes: list[Outcome | HoldfastError] = []
+        self.reporters: dict[str, Credit] = {}
+        self.last_report: dict[str, int] = {}
+        self.assigned: list[Assigned] = []
+
+    def states(self) -> list[s.RunState]:
+        """Every state of the batch, locked or new."""
+        return [*self.locked.values(), *self.opened.values()]
+
+    async def load(self, session: Session, changes: Sequence[Change]) -> None:
+        """Find, lock and read what the changes speak of."""
+        addresses = list({ch.address: None for ch in changes if ch.address is not None and ch.address.run_id is None})
+        if addresses:
+            found = await journal.resolve(session, addresses)
+            self.resolved = dict(zip(addresses, found, strict=True))
+            self.now = found[0].now
+        run_ids = {run_id for change in changes if (run_id := self._to_lock(change))}
+        if run_ids:
+            activities, timers = _named(changes)
+            requests = [(ch.namespace, ch.request.message.request_id) for ch in changes if isinstance(ch.request, Ask)]
+            self.locked, self.now = await journal.lock(session, run_ids, activities, timers, requests)
+
+    def decide(self, change: Change) -> Outcome | HoldfastError:
+        """Decide one change on what the earlier ones of the batch left."""
+        try:
+            if isinstance(change.request, m.Start):
+                return self._start(change, change.request)
+            state = self._target(change)
+            decision = decide(state, change.request, self.now)
+        except HoldfastError as error:
+            return error
+        self._apply(state, decision)
+        if change.reporter is not None and decision.facts:
+            self.reporters[state.run.run_id] = change.reporter
+            self.last_report[state.run.run_id] = len(self.outcomes)
+        is_repeat = not decision.facts and isinstance(change.request, m.Report)
+        return Outcome(decision.answer, state, is_repeat, decision.refusal)
+
+    def committed(self, lost: set[str]) -> Committed:
+        """The batch as it stands in the database."""
+        outcomes: list[Outcome | HoldfastError] = []
+        for index, out in enumerate(self.outcomes):
+            if not isinstance(out, Outcome) or out.state is None:
+                outcomes.append(out)
+                continue
+            run_id = out.state.run.run_id
+            if run_id in lost:
+                outcomes.append(_Retry("somebody else started the same workflow id first"))
+                continue
+            # The tasks travel with the last report of their run.
+            is_last = self.last_report.get(run_id) == index
+            mine = tuple(item for item in self.assigned if item.is_answer and item.state is out.state) if is_last else ()
+            outcomes.append(msgspec.structs.replace(out, assigned=mine, at=self.now))
+        assigned = [item for item in self.assigned if item.state.run.run_id not in lost]
+        states = [state for state in self.states() if state.run.run_id not in lost]
+        return Committed(outcomes, states, assigned, self.now)
+
+    def _to_lock(self, change: Change) -> str | None:
+        if change.address is None:
+            return change.run_id
+        if change.address.run_id is not None:
+            return change.address.run_id
+        newest = self.resolved[change.address].newest
+        if newest is None:
+            return None
+        if isinstance(change.request, m.Start):
+            return newest.run_id if newest.is_open and change.request.id_conflict == "terminate_existing" else None
+        return newest.run_id
+
+    def _start(self, change: Change, start: m.Start) -> Outcome:
+        key = (change.namespace, start.workflow_id)
+        address = change.address
+        if address is None:
+            raise Refused("a start needs the address of its workflow id")
+        resolved = self.resolved[address]
+        newest, repeat = resolved.newest, resolved.repeat
+        before = self.opened.get(key)
+        if before is not None:
+            newest = before.run
+            repeat = before.run if before.run.request_id == start.request_id else repeat
+        elif newest is not None and newest.run_id in self.locked:
+            newest = self.locked[newest.run_id].run
+        if before is not None and before.run.is_open and start.id_conflict == "terminate_existing" and repeat is None:
+            # Opened in this very batch: end it in the next one.
+            raise _Retry("the workflow id was opened in the same batch")
+        may_end = start.id_conflict == "terminate_existing" and repeat is None
+        if newest is not None and newest.is_open and may_end:
+            existing = self.locked[newest.run_id]
+            ended = m.Terminate(
+                request_id=f"{start.request_id}/terminate-existing",
+                workflow_id=start.workflow_id,
+                reason="replaced by a new start of the same workflow id",
+                identity=start.identity,
+            )
+            self._apply(existing, decide(existing, Ask(ended, change.hash), self.now))
+            newest = existing.run
+        run_id = uuid7(int(time.time() * 1000), os.urandom(10))
+        opened = open_run(OpenRun(start, change.hash, run_id, newest, repeat), self.now)
+        if isinstance(opened, m.Started):
+            return Outcome(opened, before if before and before.run.run_id == opened.run_id else None, True)
+        opened.run.namespace = change.namespace
+        opened.first_new_seq = 1
+        self._apply(opened, Decision(first_facts(start)))
+        if before is not None:
+            # The id's earlier run of this batch is closed already; both rows are written.
+            self.locked[before.run.run_id] = before
+        self.opened[key] = opened
+        return Outcome(m.Started(workflow_id=start.workflow_id, run_id=run_id), opened)
+
+    def _target(self, change: Change) -> s.RunState:
+        address = change.address
+        if address is None:
+            state = self.locked.get(change.run_id)
+            if state is None or state.run.namespace != change.namespace:
+                raise NotFound(f"no run {change.run_id} in namespace {change.namespace!r}")
+            return state
+        if address.run_id is not None:
+            state = self.locked.get(address.run_id)
+            if (
+                state is None
+                or state.run.namespace != change.namespace
+                or state.run.workflow_id != address.workflow_id
+            ):
+                raise NotFound(
+                    f"no run {address.run_id} of workflow {address.workflow_id!r} in namespace {change.namespace!r}"
+                )
+            return state
+        opened = self.opened.get((change.namespace, address.workflow_id))
+        if opened is not None:
+            return opened
+        newest = self.resolved[address].newest
+        if newest is None:
+            raise NotFound(f"no workflow {address.workflow_id!r} in namespace {change.namespace!r}")
+        state = self.locked[newest.run_id]
+        if newest.is_open and not state.run.is_open and not state.is_touched:
+            # It closed between the look-up and the lock; there may be a newer run by now.
+            raise _Retry(f"run {newest.run_id} closed meanwhile")
+        return state
+
+    def _apply(self, state: s.RunState, decision: Decision) -> None:
+        for fact in decision.facts:
+            evolve(state, fact, self.now)
+
+
+def _named(changes: Sequence[Change]) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
+    """The (run, seq) of the activities and of the timers that the changes speak of."""
+    activities: list[tuple[str, int]] = []
+    timers: list[tuple[str, int]] = []
+    for change in changes:
+        request, run_id = change.request, change.run_id
+        match request:
+            case m.CompleteActivity():
+                activities.append((run_id, request.seq))
+                if request.turn is not None:
+                    _named_by_commands(run_id, request.turn.commands, activities, timers)
+            case m.FailActivity() | m.CancelActivity() | m.ActivityHeartbeat():
+                activities.append((run_id, request.seq))
+            case m.ReleaseTask() | ExpireTask() if request.seq:
+                activities.append((run_id, request.seq))
+            case m.CompleteWorkflowTask():
+                _named_by_commands(run_id, request.commands, activities, timers)
+            case FireTimer():
+                timers.append((run_id, request.seq))
+    return activities, timers
+
+
+def _named_by_commands(
+    run_id: str, commands: list[c.AnyCommand], activities: list[tuple[str, int]], timers: list[tuple[str, int]]
+) -> None:
+    for command in commands:
+        match command:
+            case c.RequestCancelActivity():
+                activities.append((run_id, command.seq))
+            case c.CancelTimer():
+                timers.append((run_id, command.seq))
+
+

@@ -1,0 +1,115 @@
+"""Reads as clients get them: rows of `store.views` made into messages. Nothing changes here."""
+
+from __future__ import annotations
+
+import msgspec
+
+from holdfast.core import state as s
+from holdfast.engine.answers import read_pages
+from holdfast.exceptions import Invalid
+from holdfast.store import views
+from holdfast.store.session import Pool
+from holdfast.wire import codec
+from holdfast.wire import messages as m
+from holdfast.wire.failures import Failure
+
+_options = msgspec.msgpack.Decoder(s.Options)
+
+OPEN = ("PENDING", "RUNNING", "WAITING")
+STATUSES = (*OPEN, "COMPLETED", "FAILED", "CANCELLED", "TERMINATED", "TIMED_OUT", "CONTINUED_AS_NEW")
+
+
+def summary(run: views.RunRow) -> m.RunSummary:
+    """A run as lists show it."""
+    status = s.RUNNING if run.status == s.PENDING and run.was_claimed else run.status
+    return m.RunSummary(
+        workflow_id=run.workflow_id,
+        run_id=run.run_id,
+        workflow_type=run.workflow_type,
+        task_queue=run.task_queue,
+        status=status,
+        started_at=run.created_at,
+        closed_at=run.closed_at,
+        history_length=run.last_seq,
+        task_failure=run.task_failure_cause,
+    )
+
+
+async def description(pool: Pool, run: views.RunRow) -> m.Description:
+    """A run with its open work."""
+    tasks, activities, timers = await views.open_work(pool, run.run_id)
+    by_seq = {task.seq: task for task in tasks}
+    workflow_task = by_seq.get(0)
+    return m.Description(
+        summary=summary(run),
+        task_attempt=0 if workflow_task is None else workflow_task.attempt,
+        task_failure=None if run.task_failure is None else codec.decode(run.task_failure, Failure),
+        task_failure_cause=run.task_failure_cause,
+        next_task_at=None if workflow_task is None or workflow_task.worker else workflow_task.ready_at,
+        sticky_worker=run.sticky_worker,
+        is_cancel_requested=run.is_cancel_requested,
+        activities=[_pending(activity, by_seq[activity.seq]) for activity in activities if activity.seq in by_seq],
+        timers=[m.PendingTimer(seq=timer.seq, fire_at=timer.fire_at) for timer in timers],
+    )
+
+
+async def history_page(pool: Pool, run: views.RunRow, request: m.History) -> m.HistoryPage:
+    """A page of history after event number `request.after`."""
+    upto = min(run.last_seq, request.after + request.limit)
+    pages = await read_pages(pool, [(run.run_id, request.after, upto)])
+    return m.HistoryPage(
+        workflow_id=run.workflow_id,
+        run_id=run.run_id,
+        status=summary(run).status,
+        last_seq=run.last_seq,
+        events=pages[run.run_id],
+    )
+
+
+async def list_page(pool: Pool, namespace: str, request: m.List) -> m.ListPage:
+    """A page of runs, newest first."""
+    if not 1 <= request.limit <= 1000:
+        raise Invalid(f"limit is {request.limit}: expected 1 to 1000")
+    statuses: list[str] | None = None
+    if request.statuses:
+        asked = [status.upper() for status in request.statuses]
+        unknown = [status for status in asked if status not in STATUSES]
+        if unknown:
+            raise Invalid(f"no status {unknown[0]!r}: expected one of {', '.join(STATUSES)}")
+        statuses = sorted({st for name in asked for st in (OPEN if name == s.RUNNING else (name,))})
+    if request.cursor is not None and len(request.cursor) != 36:
+        raise Invalid(f"cursor {request.cursor[:40]!r} was not made by a list: pass next_cursor of the previous page")
+    rows = await views.list_runs(
+        pool,
+        namespace,
+        statuses=statuses,
+        workflow_type=request.workflow_type,
+        workflow_id=request.workflow_id,
+        task_failing=request.task_failing,
+        before=request.cursor,
+        limit=request.limit,
+    )
+    is_full = len(rows) == request.limit
+    return m.ListPage(runs=[summary(row) for row in rows], next_cursor=rows[-1].run_id if is_full else None)
+
+
+def _pending(activity: views.OpenActivity, task: views.OpenTask) -> m.PendingActivity:
+    options = _options.decode(activity.options)
+    is_started = task.worker is not None
+    return m.PendingActivity(
+        seq=activity.seq,
+        activity_id=activity.activity_id,
+        name=activity.name,
+        task_queue=activity.task_queue,
+        state="started" if is_started else "scheduled",
+        attempt=task.attempt,
+        scheduled_at=activity.scheduled_at,
+        max_attempts=options.retry.max_attempts,
+        started_at=task.leased_at,
+        next_attempt_at=None if is_started else task.ready_at,
+        last_failure=None if activity.last_failure is None else codec.decode(activity.last_failure, Failure),
+        last_heartbeat_at=activity.last_heartbeat_at,
+        heartbeat_details=activity.heartbeat_details,
+        is_cancel_requested=activity.is_cancel_requested,
+        worker=task.worker,
+    )

@@ -1,0 +1,244 @@
+"""Connections to Postgres: pools without session state, counted statements, and errors in our own words.
+
+Nothing from asyncpg leaves this module. A broken connection before the commit is
+`Unavailable` (nothing was written), during the commit `OutcomeUnknown`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Generic, TypeVar
+
+import asyncpg
+import msgspec
+
+from holdfast.exceptions import HoldfastError, Invalid, OutcomeUnknown, Unavailable
+
+Row = TypeVar("Row", bound=msgspec.Struct)
+
+COMMAND_TIMEOUT_S = 20.0
+ACQUIRE_TIMEOUT_S = 10.0
+
+# What a dead, dying or unreachable server looks like. asyncpg raises InternalClientError
+# when the server goes away in the middle of a protocol exchange.
+_GONE = (
+    OSError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.CannotConnectNowError,
+)
+_AGAIN = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.LockNotAvailableError)
+
+
+class Retryable(HoldfastError):
+    """The transaction was rolled back by a conflict and may be tried again at once."""
+
+    code = "unavailable"
+
+
+class Conflict(HoldfastError):
+    """The transaction was rolled back: somebody else wrote a row that must be unique."""
+
+    code = "refused"
+
+
+class Query(Generic[Row]):
+    """One statement and the struct its rows become (columns by name)."""
+
+    __slots__ = ("row", "text")
+
+    def __init__(self, text: str, row: type[Row]) -> None:
+        self.text = text
+        self.row = row
+
+
+class Statement:
+    """One statement whose rows nobody reads."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+class Counts:
+    """What a pool has done so far: the figures that cost budgets and metrics are made of."""
+
+    __slots__ = ("commits", "rollbacks", "statements")
+
+    def __init__(self) -> None:
+        self.statements = 0
+        self.commits = 0
+        self.rollbacks = 0
+
+
+class Session:
+    """One connection for the time of one transaction (or of one statement)."""
+
+    __slots__ = ("_connection", "_counts")
+
+    def __init__(self, connection: Any, counts: Counts) -> None:
+        self._connection = connection
+        self._counts = counts
+
+    async def rows(self, query: Query[Row], *args: object) -> list[Row]:
+        """All rows of *query*."""
+        self._counts.statements += 1
+        make = query.row
+        return [make(**record) for record in await self._connection.fetch(query.text, *args)]
+
+    async def run(self, statement: Statement, *args: object) -> int:
+        """How many rows *statement* touched."""
+        self._counts.statements += 1
+        status: str = await self._connection.execute(statement.text, *args)
+        count = status.rpartition(" ")[2]
+        return int(count) if count.isdigit() else 0
+
+
+class Pool:
+    """Connections to one database. Open it with `open_pool`, end it with `close`."""
+
+    def __init__(self, pool: Any, url: str) -> None:
+        self._pool = pool
+        self.url = url
+        self.counts = Counts()
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Session]:
+        """A transaction: committed when the block ends, rolled back when it raises.
+
+        Raises `Unavailable` (nothing written), `OutcomeUnknown` (the commit may have
+        happened), `Retryable` or `Conflict` (rolled back).
+        """
+        with _own_errors(Unavailable, "nothing was written"):
+            connection = await self._acquire()
+        is_broken = True
+        try:
+            with _own_errors(Unavailable, "nothing was written"):
+                await connection.execute("BEGIN")
+                try:
+                    yield Session(connection, self.counts)
+                except BaseException as error:
+                    self.counts.rollbacks += 1
+                    # A cancelled statement may still be running: such a connection is cut instead.
+                    if not connection.is_closed() and not isinstance(error, asyncio.CancelledError):
+                        async with asyncio.timeout(2.0):
+                            await connection.execute("ROLLBACK")
+                        is_broken = False
+                    raise
+            with _own_errors(OutcomeUnknown, "the change may or may not have been made"):
+                await connection.execute("COMMIT")
+            self.counts.commits += 1
+            is_broken = False
+        finally:
+            await self._release(connection, is_broken)
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[Session]:
+        """A connection whose statements commit one by one. Raises as `transaction` does."""
+        with _own_errors(Unavailable, "nothing was written"):
+            connection = await self._acquire()
+        is_broken = True
+        try:
+            with _own_errors(OutcomeUnknown, "the change may or may not have been made"):
+                yield Session(connection, self.counts)
+            is_broken = False
+        finally:
+            await self._release(connection, is_broken and not _is_idle(connection))
+
+    async def rows(self, query: Query[Row], *args: object) -> list[Row]:
+        """All rows of *query*, run by itself."""
+        async with self.session() as session:
+            return await session.rows(query, *args)
+
+    async def _acquire(self) -> Any:
+        return await self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
+
+    async def _release(self, connection: Any, is_broken: bool) -> None:
+        # A connection in an unknown state is cut, not tidied up: tidying would wait for a server
+        # that may be frozen.
+        if is_broken:
+            connection.terminate()
+        await self._pool.release(connection, timeout=2.0)
+
+    async def close(self) -> None:
+        """End every connection; those in use get two seconds."""
+        try:
+            async with asyncio.timeout(2.0):
+                await self._pool.close()
+        except (TimeoutError, *_GONE):
+            self._pool.terminate()
+
+
+async def open_pool(url: str, *, size: int, name: str) -> Pool:
+    """A pool of up to *size* connections. Raises `Unavailable` when Postgres does not answer, `Invalid` for a bad URL."""
+    try:
+        pool = await asyncpg.create_pool(
+            url,
+            min_size=0,
+            max_size=size,
+            max_inactive_connection_lifetime=0,
+            command_timeout=COMMAND_TIMEOUT_S,
+            timeout=5.0,
+            reset=_no_reset,
+            server_settings={
+                "application_name": name,
+                "search_path": "holdfast",
+                "jit": "off",
+                "statement_timeout": "15000",
+                "lock_timeout": "10000",
+                "idle_in_transaction_session_timeout": "5000",
+                "tcp_keepalives_idle": "5",
+                "tcp_keepalives_interval": "2",
+                "tcp_keepalives_count": "3",
+            },
+        )
+    except _GONE as error:
+        raise Unavailable(f"Postgres does not answer: {error or type(error).__name__}") from error
+    except (ValueError, TypeError) as error:
+        raise Invalid(f"not a Postgres URL: {error}; expected postgresql://user:password@host:port/database") from error
+    return Pool(pool, url)
+
+
+async def _no_reset(connection: Any) -> None:
+    """Nothing to reset: no code sets session state."""
+
+
+def _is_idle(connection: Any) -> bool:
+    return not connection.is_closed() and not connection.is_in_transaction()
+
+
+class _own_errors:  # noqa: N801 - reads as a statement
+    """Turns asyncpg's errors into ours; *gone* is what a lost connection means here."""
+
+    def __init__(self, gone: type[Unavailable], consequence: str) -> None:
+        self._gone = gone
+        self._consequence = consequence
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, HoldfastError):
+            return
+        if isinstance(error, _AGAIN):
+            raise Retryable(f"Postgres rolled the transaction back: {error}") from error
+        if isinstance(error, asyncpg.UniqueViolationError):
+            raise Conflict(f"somebody else wrote the same row first: {error}") from error
+        if isinstance(error, asyncpg.UndefinedTableError | asyncpg.InvalidSchemaNameError):
+            raise Unavailable(f"the database is not migrated ({error}): run `holdfast migrate`") from error
+        if isinstance(error, TimeoutError | _GONE):
+            raise self._gone(
+                f"lost Postgres ({error or type(error).__name__}): {self._consequence}; try again with the same request id"
+            ) from error
+
+
+def columns(rows: Sequence[Any], names: Sequence[str]) -> list[list[Any]]:
+    """The values of *rows* as one list per attribute name: the arrays that `unnest` takes."""
+    return [[getattr(row, name) for row in rows] for name in names]

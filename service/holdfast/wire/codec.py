@@ -1,0 +1,214 @@
+"""Bytes to structs and back, and what is refused at the door. Pure.
+
+Every decoder is made once. Whatever does not decode, or decodes to something Postgres
+would refuse later (NUL, integers beyond 64 bits, text without end), raises `Invalid`
+here, naming the field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import msgspec
+from holdfast.exceptions import Invalid
+from holdfast.wire import commands as c
+from holdfast.wire import messages as m
+from holdfast.wire.commands import AnyCommand
+from holdfast.wire.events import AnyEvent, Event
+
+_encoder = msgspec.msgpack.Encoder()
+_event_decoder = msgspec.msgpack.Decoder(AnyEvent)
+_frame_decoder = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_answers_decoder = msgspec.msgpack.Decoder(list[m.Answer])
+
+# What msgspec raises for bytes that are not what they should be.
+_BROKEN = (msgspec.DecodeError, RecursionError, UnicodeDecodeError, OverflowError)
+
+REQUESTS: dict[str, Any] = {
+    "start": m.Start,
+    "signal": m.Signal,
+    "cancel": m.Cancel,
+    "terminate": m.Terminate,
+    "describe": m.Describe,
+    "history": m.History,
+    "list": m.List,
+    "result": m.Result,
+    "claim": m.Claim,
+    "report": m.AnyReport,
+    "heartbeat": m.WorkerHeartbeat,
+    "activity_heartbeat": m.ActivityHeartbeat,
+}
+"""The request type of each verb."""
+
+RESPONSES: dict[str, Any] = {
+    "start": m.Started,
+    "signal": m.Done,
+    "cancel": m.Done,
+    "terminate": m.Done,
+    "describe": m.Description,
+    "history": m.HistoryPage,
+    "list": m.ListPage,
+    "result": m.Outcome,
+    "claim": m.Tasks,
+    "report": m.Reported,
+    "heartbeat": m.WorkerAnswer,
+    "activity_heartbeat": m.HeartbeatAnswer,
+}
+"""The response type of each verb."""
+
+
+def encode(value: object) -> bytes:
+    """msgpack bytes of a wire struct. Raises `Invalid` for text that has no UTF-8 form or integers beyond 64 bits."""
+    try:
+        return _encoder.encode(value)
+    except UnicodeEncodeError as error:
+        raise Invalid(
+            f"{type(value).__name__} holds text that is not valid Unicode (a lone surrogate at position "
+            f"{error.start}): replace it before sending"
+        ) from None
+    except (OverflowError, RecursionError) as error:
+        raise Invalid(f"{type(value).__name__} cannot be encoded: {error}") from None
+
+
+@cache
+def _decoder(kind: Any) -> Callable[[Any], Any]:
+    return msgspec.msgpack.Decoder(kind).decode
+
+
+def decode(data: bytes | msgspec.Raw, kind: Any) -> Any:
+    """The struct of type *kind* in *data*. Raises `Invalid` naming what was found and where."""
+    try:
+        return _decoder(kind)(data)
+    except _BROKEN as error:
+        name = getattr(kind, "__name__", str(kind))
+        raise Invalid(f"{len(bytes(data))} bytes are not a {name}: {error}") from None
+
+
+def decode_frame(data: bytes) -> list[msgspec.Raw]:
+    """The encoded items of a frame."""
+    try:
+        return _frame_decoder.decode(data)
+    except _BROKEN as error:
+        raise Invalid(f"{len(data)} bytes are not a frame (a msgpack array of requests): {error}") from None
+
+
+def encode_frame(items: list[bytes]) -> bytes:
+    """A frame of already encoded items."""
+    return _encoder.encode([msgspec.Raw(item) for item in items])
+
+
+def decode_answers(data: bytes) -> list[m.Answer]:
+    """The answers of a reply frame."""
+    try:
+        return _answers_decoder.decode(data)
+    except _BROKEN as error:
+        raise Invalid(f"{len(data)} bytes are not a list of answers: {error}") from None
+
+
+def raw(data: bytes) -> msgspec.Raw:
+    """Bytes that are encoded already, to be passed through."""
+    return msgspec.Raw(data)
+
+
+def encode_event(event: Event) -> bytes:
+    """An event as it is stored."""
+    return _encoder.encode(event)
+
+
+def decode_event(data: bytes | msgspec.Raw) -> AnyEvent:
+    """An event as it was stored. Raises `Invalid` for anything else."""
+    try:
+        return _event_decoder.decode(data)
+    except _BROKEN as error:
+        raise Invalid(f"{len(bytes(data))} stored bytes are not an event: {error}") from None
+
+
+def check_request(request: Any) -> None:
+    """Refuse what would be refused later and less clearly: see `check_text`, payload sizes, enumerations."""
+    match request:
+        case m.Start():
+            check_text("workflow_id", request.workflow_id)
+            check_text("workflow_type", request.workflow_type)
+            check_text("task_queue", request.task_queue)
+            check_text("request_id", request.request_id)
+            _check_choice("id_reuse", request.id_reuse, ("allow", "allow_if_failed", "reject"))
+            _check_choice("id_conflict", request.id_conflict, ("fail", "use_existing", "terminate_existing"))
+            check_payload("input", request.input, is_array=True)
+        case m.Signal():
+            check_text("workflow_id", request.workflow_id)
+            check_text("name", request.name)
+            check_text("request_id", request.request_id)
+            check_payload("input", request.input, is_array=True)
+        case m.Cancel() | m.Terminate():
+            check_text("workflow_id", request.workflow_id)
+            check_text("request_id", request.request_id)
+            check_text("reason", request.reason, may_be_empty=True)
+        case m.Describe() | m.History() | m.Result():
+            check_text("workflow_id", request.workflow_id)
+        case m.Claim() | m.WorkerHeartbeat():
+            check_text("worker", request.worker)
+            check_text("task_queue", request.task_queue)
+        case m.Report():
+            check_text("worker", request.worker)
+
+
+def check_text(field: str, text: str, *, may_be_empty: bool = False) -> None:
+    """A name or id: 1-1,000 characters, at most 2,000 bytes of UTF-8, no NUL. Anything else goes."""
+    if not text and not may_be_empty:
+        raise Invalid(f"{field} is empty: expected 1 to {m.TEXT_CHARS_MAX} characters")
+    if len(text) > m.TEXT_CHARS_MAX or (len(text) > 500 and len(text.encode("utf-8", "replace")) > m.TEXT_BYTES_MAX):
+        raise Invalid(
+            f"{field} has {len(text)} characters ({len(text.encode('utf-8', 'replace'))} bytes): "
+            f"expected at most {m.TEXT_CHARS_MAX} characters and {m.TEXT_BYTES_MAX} bytes"
+        )
+    if "\x00" in text:
+        raise Invalid(f"{field} holds a NUL character at position {text.index(chr(0))}: remove it")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise Invalid(f"{field} holds a lone surrogate at position {error.start}: it is not valid Unicode") from None
+
+
+def check_payload(field: str, text: bytes, *, is_array: bool = False) -> None:
+    """A payload: JSON text (an array of arguments when *is_array*) of at most 2 MiB."""
+    if len(text) > m.PAYLOAD_BYTES_MAX:
+        raise Invalid(
+            f"{field} has {len(text):,} bytes: expected at most {m.PAYLOAD_BYTES_MAX:,} (2 MiB); "
+            "store large values elsewhere and pass a reference"
+        )
+    if is_array and text == b"[]":
+        return
+    try:
+        _json_array(text) if is_array else _json_any(text)
+    except _BROKEN as error:
+        kind = "a JSON array" if is_array else "JSON"
+        raise Invalid(f"{field} ({len(text)} bytes) is not {kind}: {error}") from None
+
+
+_json_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_json_any = msgspec.json.Decoder(msgspec.Raw).decode
+
+
+def check_commands(commands: list[AnyCommand]) -> None:
+    """Payload sizes and texts of a batch of commands; the rules about their order live in `core.decide`."""
+    for command in commands:
+        match command:
+            case c.ScheduleActivity():
+                check_text("activity name", command.name)
+                check_text("activity_id", command.activity_id, may_be_empty=True)
+                if command.task_queue is not None:
+                    check_text("task_queue", command.task_queue)
+                check_payload(f"input of activity {command.seq}", command.input, is_array=True)
+            case c.RecordMarker():
+                check_text("marker name", command.name)
+                check_payload(f"value of marker {command.name!r}", command.value)
+            case c.CompleteWorkflow():
+                check_payload("workflow result", command.result)
+
+
+def _check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise Invalid(f"{field} is {value!r}: expected one of {', '.join(choices)}")
