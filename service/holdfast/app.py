@@ -25,7 +25,8 @@ from holdfast.config import Config
 from holdfast.engine.clock import Clock
 from holdfast.engine.engine import Engine
 from holdfast.engine.feed import Relay
-from holdfast.engine.loops import TRANSIENT, repeat, serve as run_loops
+from holdfast.engine.loops import TRANSIENT, repeat
+from holdfast.engine.loops import serve as run_loops
 from holdfast.exceptions import HoldfastError
 from holdfast.metrics import Metrics, exposition
 from holdfast.store import migrate
@@ -103,7 +104,7 @@ async def running(config: Config, *, is_engine: bool = True) -> AsyncIterator[Pa
     engine = Engine(pool, bus, metrics, name=name, lease_s=config.lease_s)
     await bus.start()
     stop = asyncio.Event()
-    loops = _engine_loops(engine, config, stop) if is_engine else []
+    loops = _engine_loops(engine, config) if is_engine else []
     try:
         async with asyncio.TaskGroup() as group:
             main = group.create_task(run_loops(loops, stop)) if loops else None
@@ -112,7 +113,7 @@ async def running(config: Config, *, is_engine: bool = True) -> AsyncIterator[Pa
             finally:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(config.drain_s):
-                        await _drain(engine, bus)
+                        await _drain(engine)
                 stop.set()
                 if main is not None:
                     await main
@@ -121,7 +122,7 @@ async def running(config: Config, *, is_engine: bool = True) -> AsyncIterator[Pa
         await pool.close()
 
 
-def _engine_loops(engine: Engine, config: Config, stop: asyncio.Event) -> list[Coroutine[Any, Any, None]]:
+def _engine_loops(engine: Engine, config: Config) -> list[Coroutine[Any, Any, None]]:
     clock = Clock(engine, sweep_s=config.sweep_s, sweep_away_s=config.sweep_away_s)
     relay = Relay(engine)
     return [
@@ -139,7 +140,9 @@ async def _open_door(engine: Engine) -> None:
     while True:
         try:
             missing = await migrate.pending(engine.pool.url)
-            problem = f"migrations are missing ({', '.join(missing)}): run `holdfast migrate`" if missing else ""
+            problem = (
+                f"migrations are missing ({', '.join(missing)}): run `holdfast migrate`" if missing else ""
+            )
         except HoldfastError as error:
             problem = error.message
         if not problem:
@@ -157,7 +160,7 @@ async def _open_door(engine: Engine) -> None:
         await engine.bus.ensure_streams()
 
 
-async def _drain(engine: Engine, bus: Bus) -> None:
+async def _drain(engine: Engine) -> None:
     """Take no new requests, finish what was taken."""
     await engine.changes.drain()
     await engine.spawner.finish(1.0)

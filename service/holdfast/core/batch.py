@@ -74,7 +74,9 @@ def batch_facts(
                     aftermath.append(e.ActivityCancelled(seq=command.seq))
             case c.RecordMarker():
                 events.append(
-                    e.MarkerRecorded(kind=command.kind, name=command.name, seq=command.seq, value=command.value)
+                    e.MarkerRecorded(
+                        kind=command.kind, name=command.name, seq=command.seq, value=command.value
+                    )
                 )
             case c.CompleteWorkflow():
                 events.append(e.WorkflowCompleted(result=command.result))
@@ -129,18 +131,24 @@ def _check(state: s.RunState, commands: list[c.AnyCommand]) -> None:
             case c.StartTimer():
                 _check_new(state, command.seq, opened, index)
                 if not 0 < command.delay_s < 3.2e9:
-                    raise Refused(f"command {index}: timer {command.seq} has delay {command.delay_s}: expected 0 < seconds < 3.2e9")
+                    raise Refused(
+                        f"command {index}: timer {command.seq} has delay {command.delay_s}: expected 0 < seconds < 3.2e9"
+                    )
                 timers += 1
             case c.CancelTimer():
                 if command.seq not in opened and command.seq not in state.timers:
                     raise Refused(f"command {index}: run {run.run_id} has no timer {command.seq} to cancel")
             case c.RequestCancelActivity():
                 if command.seq not in opened and command.seq not in state.activities:
-                    raise Refused(f"command {index}: run {run.run_id} has no activity {command.seq} to cancel")
+                    raise Refused(
+                        f"command {index}: run {run.run_id} has no activity {command.seq} to cancel"
+                    )
             case c.CancelWorkflow() if not run.is_cancel_requested:
                 raise Refused(f"command {index}: CancelWorkflow, but nobody asked run {run.run_id} to cancel")
         if isinstance(command, c.Closing) and index != len(commands) - 1:
-            raise Refused(f"command {index} closes the run, but {len(commands) - 1 - index} commands follow it")
+            raise Refused(
+                f"command {index} closes the run, but {len(commands) - 1 - index} commands follow it"
+            )
     if activities > OPEN_MAX or timers > OPEN_MAX:
         raise Refused(
             f"the batch would leave run {run.run_id} with {activities:,} open activities and {timers:,} open timers: "
@@ -152,7 +160,9 @@ def _check_new(state: s.RunState, seq: int, opened: set[int], index: int) -> Non
     if seq < 1 or seq > 2**31 - 1:
         raise Refused(f"command {index}: seq is {seq}: expected 1 to {2**31 - 1}")
     if seq in opened or seq <= state.run.command_seq:
-        raise Refused(f"command {index}: seq {seq} was used before in run {state.run.run_id} (newest: {state.run.command_seq})")
+        raise Refused(
+            f"command {index}: seq {seq} was used before in run {state.run.run_id} (newest: {state.run.command_seq})"
+        )
     opened.add(seq)
 
 
@@ -160,7 +170,9 @@ def _check_times(command: c.ScheduleActivity, index: int) -> None:
     for name in ("schedule_to_close_s", "schedule_to_start_s", "start_to_close_s", "heartbeat_s"):
         value = getattr(command, name)
         if value is not None and not 0 < value < 3.2e9:
-            raise Refused(f"command {index}: {name} of activity {command.seq} is {value}: expected 0 < seconds < 3.2e9")
+            raise Refused(
+                f"command {index}: {name} of activity {command.seq} is {value}: expected 0 < seconds < 3.2e9"
+            )
     policy = command.retry
     if policy.initial_s < 0 or policy.coefficient < 1 or policy.max_attempts < 0:
         raise Refused(

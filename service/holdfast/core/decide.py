@@ -82,8 +82,12 @@ def open_run(request: OpenRun, now: float) -> s.RunState | m.Started:
                 return m.Started(workflow_id=start.workflow_id, run_id=newest.run_id, is_new=False)
             if start.id_conflict != "terminate_existing":
                 raise _already_started(newest, "is open")
-        elif start.id_reuse == "reject" or (start.id_reuse == "allow_if_failed" and newest.status == s.COMPLETED):
-            raise _already_started(newest, f"ended as {newest.status}, and the id reuse policy is {start.id_reuse!r}")
+        elif start.id_reuse == "reject" or (
+            start.id_reuse == "allow_if_failed" and newest.status == s.COMPLETED
+        ):
+            raise _already_started(
+                newest, f"ended as {newest.status}, and the id reuse policy is {start.id_reuse!r}"
+            )
     return s.RunState(
         run=s.Run(
             run_id=request.run_id,
@@ -125,7 +129,9 @@ def _already_started(run: s.Run, why: str) -> AlreadyExists:
 def _complete_workflow_task(state: s.RunState, report: m.CompleteWorkflowTask, now: float) -> Decision:
     run = state.run
     if run.done_seq == 0 and run.done_fence == report.fence:
-        return Decision([], m.Reported(head_seq=run.last_seq, marker_seq=run.done_marker, is_closed=not run.is_open))
+        return Decision(
+            [], m.Reported(head_seq=run.last_seq, marker_seq=run.done_marker, is_closed=not run.is_open)
+        )
     _held(state, 0, report.fence)
     if report.seen_seq > run.last_seq or report.seen_seq < 1:
         raise Refused(f"seen_seq is {report.seen_seq}: run {run.run_id} has events 1 to {run.last_seq}")
@@ -254,7 +260,9 @@ def _attempt_failed(
             seq=seq, timeout=timeout, attempt=task.attempt, retry_state=why, failure=activity.last_failure
         )
     else:
-        event = e.ActivityFailed(seq=seq, failure=failure, attempt=task.attempt, retry_state=why, worker=worker)
+        event = e.ActivityFailed(
+            seq=seq, failure=failure, attempt=task.attempt, retry_state=why, worker=worker
+        )
     return [f.Recorded(event)]
 
 
@@ -282,9 +290,14 @@ def _ask(state: s.RunState, ask: Ask) -> Decision:
     match message:
         case m.Signal():
             if run.last_seq >= EVENTS_MAX:
-                raise Refused(f"run {run.run_id} has {run.last_seq} events, the limit: continue as new, or terminate it")
+                raise Refused(
+                    f"run {run.run_id} has {run.last_seq} events, the limit: continue as new, or terminate it"
+                )
             event = e.SignalReceived(
-                name=message.name, input=message.input, request_id=message.request_id, identity=message.identity
+                name=message.name,
+                input=message.input,
+                request_id=message.request_id,
+                identity=message.identity,
             )
             facts.append(f.Recorded(event))
         case m.Cancel():

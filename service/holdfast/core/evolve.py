@@ -41,7 +41,10 @@ def evolve(state: s.RunState, fact: f.AnyFact, now: float) -> None:
             state.is_touched = True
         case f.RequestKept():
             kept = s.KeptRequest(
-                namespace=state.run.namespace, request_id=fact.request_id, hash=fact.hash, run_id=state.run.run_id
+                namespace=state.run.namespace,
+                request_id=fact.request_id,
+                hash=fact.hash,
+                run_id=state.run.run_id,
             )
             state.requests[fact.request_id] = kept
             state.new_requests.append(kept)
@@ -93,7 +96,11 @@ def _on_batch(state: s.RunState, event: e.WorkflowTaskCompleted, at: float) -> N
 def _on_activity_scheduled(state: s.RunState, event: e.ActivityScheduled, at: float) -> None:
     run = state.run
     options = s.Options(
-        event.retry, event.schedule_to_close_s, event.schedule_to_start_s, event.start_to_close_s, event.heartbeat_s
+        event.retry,
+        event.schedule_to_close_s,
+        event.schedule_to_start_s,
+        event.start_to_close_s,
+        event.heartbeat_s,
     )
     state.activities[event.seq] = s.Activity(
         run_id=run.run_id,
@@ -126,10 +133,12 @@ def _on_activity_scheduled(state: s.RunState, event: e.ActivityScheduled, at: fl
     run.command_seq = max(run.command_seq, event.seq)
 
 
+_SETTLED: dict[type[e.Event], str] = {e.ActivityCompleted: s.COMPLETED, e.ActivityCancelled: s.CANCELLED}
+
+
 def _on_activity_closed(state: s.RunState, event: Any, at: float) -> None:
-    statuses = {e.ActivityCompleted: s.COMPLETED, e.ActivityCancelled: s.CANCELLED}
     activity = state.activities[event.seq]
-    activity.status = statuses.get(type(event), s.FAILED)
+    activity.status = _SETTLED.get(type(event), s.FAILED)
     activity.closed_at = at
     task = state.tasks.get(event.seq)
     if task is not None:

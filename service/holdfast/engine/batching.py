@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from holdfast.exceptions import Unavailable
 
@@ -36,7 +36,9 @@ class Batcher(Generic[Item, Result]):
         """A future of the item's result. Must be called inside the loop that runs `run`."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         if self._is_closed:
-            future.set_exception(Unavailable("this process is shutting down: try again, another one will answer"))
+            future.set_exception(
+                Unavailable("this process is shutting down: try again, another one will answer")
+            )
             return future
         self._waiting.append((item, future))
         self._wake.set()
@@ -63,22 +65,22 @@ class Batcher(Generic[Item, Result]):
             results = await self._carry_out([item for item, _ in batch])
         except asyncio.CancelledError:
             for _, future in batch:
-                if not future.done():
-                    future.set_exception(Unavailable("this process is shutting down: try again"))
+                _fail(future, Unavailable("this process is shutting down: try again"))
             raise
         except BaseException as error:
             # A bug in the batch: whoever waits must hear of it, and the process must not go on.
             for _, future in batch:
-                if not future.done():
-                    future.set_exception(error)
-                    future.exception()
+                _fail(future, error)
             raise
         for (_, future), result in zip(batch, results, strict=True):
-            if future.done():
-                continue
             if isinstance(result, BaseException):
-                future.set_exception(result)
-                # Marked as seen: a caller that went away is no reason to complain.
-                future.exception()
-            else:
+                _fail(future, result)
+            elif not future.done():
                 future.set_result(result)
+
+
+def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)
+        # Marked as seen: a submitter that went away is no reason to complain.
+        future.exception()

@@ -14,7 +14,9 @@ from holdfast.engine.engine import Engine
 from holdfast.engine.loops import TRANSIENT
 from holdfast.engine.transact import Change
 from holdfast.exceptions import HoldfastError
+from holdfast.metrics import replace
 from holdfast.store import tasks
+from holdfast.wire.subjects import TaskKind
 
 STEP_MAX = 1_000
 RESCUE_AFTER_S = 0.8
@@ -103,22 +105,19 @@ class Clock:
             error = future.exception()
             if error is None:
                 handled += bool(future.result().answer)
-            elif isinstance(error, TRANSIENT):
-                raise error
-            elif not isinstance(error, HoldfastError):
+            elif isinstance(error, TRANSIENT) or not isinstance(error, HoldfastError):
                 raise error
         return handled
 
     async def _sweep(self) -> None:
         """Hint again for queues with tasks that nobody took."""
         engine = self._engine
-        seen: dict[tuple[str, ...], tuple[float, float]] = {}
+        ages: dict[tuple[str, ...], float] = {}
         for queue in await tasks.ready_queues(engine.pool):
-            kind = "workflow" if queue.is_workflow else "activity"
+            kind: TaskKind = "workflow" if queue.is_workflow else "activity"
             age_s = queue.now - queue.oldest_ready_at
-            seen[queue.namespace, queue.task_queue, kind] = (1.0, age_s)
+            ages[queue.namespace, queue.task_queue, kind] = age_s
             if age_s >= RESCUE_AFTER_S or not engine.bus.is_connected:
                 engine.metrics.sweep_rescues.labels(kind).inc()
                 engine.hint(queue.namespace, kind, queue.task_queue, queue.oldest_ready_at)
-        for labels, (_, age_s) in seen.items():
-            engine.metrics.backlog_age.labels(*labels).set(age_s)
+        replace(engine.metrics.backlog_age, ages)

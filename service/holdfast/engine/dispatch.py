@@ -140,7 +140,9 @@ def _taker(
     state: s.RunState, task: s.Task, reporter: Credit | None, credits: Credits, heard_now: float
 ) -> Credit | None:
     if task.seq:
-        is_fit = reporter is not None and reporter.task_queue == task.task_queue and reporter.activity_slots > 0
+        is_fit = (
+            reporter is not None and reporter.task_queue == task.task_queue and reporter.activity_slots > 0
+        )
         return reporter if is_fit else None
     if reporter is not None and reporter.task_queue == task.task_queue and reporter.workflow_slots > 0:
         return reporter

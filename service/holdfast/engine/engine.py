@@ -25,6 +25,7 @@ from holdfast.store.session import Conflict, Pool, Retryable
 from holdfast.wire import codec, subjects
 from holdfast.wire import events as e
 from holdfast.wire import messages as m
+from holdfast.wire.subjects import TaskKind
 
 BATCH_MAX = 200
 TRIES_MAX = 5
@@ -72,7 +73,9 @@ class Engine:
             done = await self._try(open_items)
             open_items = []
             for index, change, outcome in done:
-                if isinstance(outcome, HoldfastError) and (is_retry(outcome) or isinstance(outcome, Retryable)):
+                if isinstance(outcome, HoldfastError) and (
+                    is_retry(outcome) or isinstance(outcome, Retryable)
+                ):
                     open_items.append((index, change))
                 results[index] = outcome
             if not open_items:
@@ -113,7 +116,7 @@ class Engine:
     # -- after the commit --------------------------------------------------------------
 
     def _after_commit(self, committed: Committed) -> None:
-        hints: dict[tuple[str, str, str], float] = {}
+        hints: dict[tuple[str, TaskKind, str], float] = {}
         pushed: dict[tuple[str, str], list[Assigned]] = {}
         for item in committed.assigned:
             self.metrics.dispatch_latency.labels("activity" if item.seq else "workflow").observe(0.0)
@@ -144,12 +147,16 @@ class Engine:
             return
         self._open.discard(run.run_id)
         self.metrics.workflows_closed.labels(run.namespace, run.workflow_type, run.status).inc()
-        self.metrics.workflow_latency.labels(run.namespace, run.workflow_type).observe(run.closed_at - run.created_at)
+        self.metrics.workflow_latency.labels(run.namespace, run.workflow_type).observe(
+            run.closed_at - run.created_at
+        )
         outcome = answers.outcome_of(state)
         self._settle(outcome)
         self.bus.publish(subjects.closed(run.namespace, run.run_id), b"")
 
-    def _collect_hints(self, state: s.RunState, now: float, hints: dict[tuple[str, str, str], float]) -> None:
+    def _collect_hints(
+        self, state: s.RunState, now: float, hints: dict[tuple[str, TaskKind, str], float]
+    ) -> None:
         if not state.run.is_open:
             return
         for seq in state.opened_tasks | state.touched_tasks:
@@ -164,7 +171,8 @@ class Engine:
                 look = codec.encode(m.Push(is_look=True))
                 self.bus.publish(subjects.worker(state.run.namespace, task.sticky_worker), look)
             elif task.ready_at <= now:
-                key = (task.namespace, "activity" if seq else "workflow", task.task_queue)
+                kind: TaskKind = "activity" if seq else "workflow"
+                key = (task.namespace, kind, task.task_queue)
                 hints[key] = min(hints.get(key, task.ready_at), task.ready_at)
             else:
                 self._note_due(task.ready_at - now)
@@ -189,10 +197,12 @@ class Engine:
             self.metrics.hints_lost.inc()
             for item in items:
                 task = item.state.tasks[item.seq]
-                release = m.ReleaseTask(run_id=item.state.run.run_id, worker=worker, seq=item.seq, fence=task.fence)
+                release = m.ReleaseTask(
+                    run_id=item.state.run.run_id, worker=worker, seq=item.seq, fence=task.fence
+                )
                 self.changes.submit(Change(namespace, release, run_id=release.run_id))
 
-    def hint(self, namespace: str, kind: str, queue: str, ready_at: float) -> None:
+    def hint(self, namespace: str, kind: TaskKind, queue: str, ready_at: float) -> None:
         """Tell whoever works on *queue* that it has ready tasks."""
         if self.bus.hint(namespace, kind, queue, 1, ready_at):
             self.metrics.hints_published.inc()
@@ -248,7 +258,9 @@ class Engine:
             raise NotFound(f"no run {run_id}")
         event = None
         if row.closed_at is not None and row.body is not None:
-            event = e.HistoryEvent(row.last_seq, row.recorded_at or row.closed_at, codec.decode_event(row.body))
+            event = e.HistoryEvent(
+                row.last_seq, row.recorded_at or row.closed_at, codec.decode_event(row.body)
+            )
         outcome = m.Outcome(run_id=run_id, status=row.status, event=event)
         if event is not None:
             self._open.discard(run_id)

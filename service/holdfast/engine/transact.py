@@ -119,7 +119,9 @@ class _Batch:
 
     async def load(self, session: Session, changes: Sequence[Change]) -> None:
         """Find, lock and read what the changes speak of."""
-        addresses = list({ch.address: None for ch in changes if ch.address is not None and ch.address.run_id is None})
+        addresses = list(
+            {ch.address: None for ch in changes if ch.address is not None and ch.address.run_id is None}
+        )
         if addresses:
             found = await journal.resolve(session, addresses)
             self.resolved = dict(zip(addresses, found, strict=True))
@@ -127,7 +129,9 @@ class _Batch:
         run_ids = {run_id for change in changes if (run_id := self._to_lock(change))}
         if run_ids:
             activities, timers = _named(changes)
-            requests = [(ch.namespace, ch.request.message.request_id) for ch in changes if isinstance(ch.request, Ask)]
+            requests = [
+                (ch.namespace, ch.request.message.request_id) for ch in changes if isinstance(ch.request, Ask)
+            ]
             self.locked, self.now = await journal.lock(session, run_ids, activities, timers, requests)
 
     def decide(self, change: Change) -> Outcome | HoldfastError:
@@ -159,7 +163,11 @@ class _Batch:
                 continue
             # The tasks travel with the last report of their run.
             is_last = self.last_report.get(run_id) == index
-            mine = tuple(item for item in self.assigned if item.is_answer and item.state is out.state) if is_last else ()
+            mine = (
+                tuple(item for item in self.assigned if item.is_answer and item.state is out.state)
+                if is_last
+                else ()
+            )
             outcomes.append(msgspec.structs.replace(out, assigned=mine, at=self.now))
         assigned = [item for item in self.assigned if item.state.run.run_id not in lost]
         states = [state for state in self.states() if state.run.run_id not in lost]
@@ -174,7 +182,11 @@ class _Batch:
         if newest is None:
             return None
         if isinstance(change.request, m.Start):
-            return newest.run_id if newest.is_open and change.request.id_conflict == "terminate_existing" else None
+            return (
+                newest.run_id
+                if newest.is_open and change.request.id_conflict == "terminate_existing"
+                else None
+            )
         return newest.run_id
 
     def _start(self, change: Change, start: m.Start) -> Outcome:
@@ -190,7 +202,12 @@ class _Batch:
             repeat = before.run if before.run.request_id == start.request_id else repeat
         elif newest is not None and newest.run_id in self.locked:
             newest = self.locked[newest.run_id].run
-        if before is not None and before.run.is_open and start.id_conflict == "terminate_existing" and repeat is None:
+        if (
+            before is not None
+            and before.run.is_open
+            and start.id_conflict == "terminate_existing"
+            and repeat is None
+        ):
             # Opened in this very batch: end it in the next one.
             raise _Retry("the workflow id was opened in the same batch")
         may_end = start.id_conflict == "terminate_existing" and repeat is None
@@ -275,7 +292,10 @@ def _named(changes: Sequence[Change]) -> tuple[list[tuple[str, int]], list[tuple
 
 
 def _named_by_commands(
-    run_id: str, commands: list[c.AnyCommand], activities: list[tuple[str, int]], timers: list[tuple[str, int]]
+    run_id: str,
+    commands: list[c.AnyCommand],
+    activities: list[tuple[str, int]],
+    timers: list[tuple[str, int]],
 ) -> None:
     for command in commands:
         match command:
@@ -283,5 +303,3 @@ def _named_by_commands(
                 activities.append((run_id, command.seq))
             case c.CancelTimer():
                 timers.append((run_id, command.seq))
-
-

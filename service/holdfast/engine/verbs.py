@@ -54,7 +54,9 @@ async def describe(engine: Engine, namespace: str, request: m.Describe) -> m.Des
 async def history(engine: Engine, namespace: str, request: m.History) -> m.HistoryPage:
     """A page of a run's history."""
     if not 1 <= request.limit <= 1000 or request.after < 0:
-        raise Invalid(f"limit is {request.limit} and after is {request.after}: expected 1 to 1000, and 0 or more")
+        raise Invalid(
+            f"limit is {request.limit} and after is {request.after}: expected 1 to 1000, and 0 or more"
+        )
     return await history_page(
         engine.pool, await _run(engine, namespace, request.workflow_id, request.run_id), request
     )
@@ -92,7 +94,9 @@ async def claim(engine: Engine, namespace: str, request: m.Claim) -> m.Tasks:
     for kind, rows in (("workflow", workflows), ("activity", activities)):
         for row in rows:
             engine.metrics.dispatch_latency.labels(kind).observe(row.now - row.ready_at)
-            engine.metrics.schedule_to_start.labels(namespace, request.task_queue, kind).observe(row.now - row.ready_at)
+            engine.metrics.schedule_to_start.labels(namespace, request.task_queue, kind).observe(
+                row.now - row.ready_at
+            )
     _hear(
         engine,
         namespace,
@@ -157,7 +161,9 @@ async def heartbeat(engine: Engine, namespace: str, request: m.WorkerHeartbeat) 
     )
 
 
-async def activity_heartbeat(engine: Engine, namespace: str, request: m.ActivityHeartbeat) -> m.HeartbeatAnswer:
+async def activity_heartbeat(
+    engine: Engine, namespace: str, request: m.ActivityHeartbeat
+) -> m.HeartbeatAnswer:
     """An activity's progress; the answer tells whether it should stop."""
     codec.check_payload("details", request.details or b"[]", is_array=True)
     change = Change(namespace, request, run_id=_checked_run_id(request.run_id))
@@ -219,7 +225,9 @@ async def _reported(engine: Engine, request: Any, outcome: Outcome) -> m.Reporte
 def _hear(
     engine: Engine, namespace: str, worker: str, queue: str, workflow_slots: int, activity_slots: int
 ) -> Credit:
-    credit = Credit(worker, namespace, queue, max(workflow_slots, 0), max(activity_slots, 0), time.monotonic())
+    credit = Credit(
+        worker, namespace, queue, max(workflow_slots, 0), max(activity_slots, 0), time.monotonic()
+    )
     engine.credits.hear(credit)
     return credit
 

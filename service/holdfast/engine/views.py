@@ -48,7 +48,9 @@ async def description(pool: Pool, run: views.RunRow) -> m.Description:
         next_task_at=None if workflow_task is None or workflow_task.worker else workflow_task.ready_at,
         sticky_worker=run.sticky_worker,
         is_cancel_requested=run.is_cancel_requested,
-        activities=[_pending(activity, by_seq[activity.seq]) for activity in activities if activity.seq in by_seq],
+        activities=[
+            _pending(activity, by_seq[activity.seq]) for activity in activities if activity.seq in by_seq
+        ],
         timers=[m.PendingTimer(seq=timer.seq, fire_at=timer.fire_at) for timer in timers],
     )
 
@@ -78,7 +80,9 @@ async def list_page(pool: Pool, namespace: str, request: m.List) -> m.ListPage:
             raise Invalid(f"no status {unknown[0]!r}: expected one of {', '.join(STATUSES)}")
         statuses = sorted({st for name in asked for st in (OPEN if name == s.RUNNING else (name,))})
     if request.cursor is not None and len(request.cursor) != 36:
-        raise Invalid(f"cursor {request.cursor[:40]!r} was not made by a list: pass next_cursor of the previous page")
+        raise Invalid(
+            f"cursor {request.cursor[:40]!r} was not made by a list: pass next_cursor of the previous page"
+        )
     rows = await views.list_runs(
         pool,
         namespace,

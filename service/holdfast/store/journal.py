@@ -120,7 +120,9 @@ async def record(session: Session, states: Sequence[s.RunState]) -> set[str]:
     for statement, rows in _writes(kept):
         if rows:
             await session.run(statement, *rows)
-    closing = [st.run.run_id for st in kept if st.run.closed_at is not None and st.is_touched and _has_open_work(st)]
+    closing = [
+        st.run.run_id for st in kept if st.run.closed_at is not None and st.is_touched and _has_open_work(st)
+    ]
     if closing:
         await _close_open_work(session, kept, closing)
     return lost
@@ -128,7 +130,9 @@ async def record(session: Session, states: Sequence[s.RunState]) -> set[str]:
 
 def _writes(states: Sequence[s.RunState]) -> list[tuple[Any, list[list[Any]] | None]]:
     """Each kind of row with its statement and its arrays, None where nothing of the kind is touched."""
-    opened_tasks = [st.tasks[q] for st in states for q in (*st.opened_tasks, *st.touched_tasks) if q in st.tasks]
+    opened_tasks = [
+        st.tasks[q] for st in states for q in (*st.opened_tasks, *st.touched_tasks) if q in st.tasks
+    ]
     closed_tasks = [(st.run.run_id, q) for st in states for q in st.closed_tasks]
     opened = [st.activities[q] for st in states for q in st.opened_activities]
     changed = [st.activities[q] for st in states for q in st.touched_activities - st.opened_activities]

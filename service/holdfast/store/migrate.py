@@ -102,9 +102,11 @@ async def _connect(url: str) -> asyncpg.Connection:
     try:
         return await asyncpg.connect(url, timeout=5.0, command_timeout=120.0)
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
-        raise Unavailable(f"Postgres does not answer: {error or type(error).__name__}") from error
+        raise Unavailable(f"Postgres does not answer: {str(error) or type(error).__name__}") from error
     except ValueError as error:
-        raise Invalid(f"not a Postgres URL: {error}; expected postgresql://user:password@host:port/database") from error
+        raise Invalid(
+            f"not a Postgres URL: {error}; expected postgresql://user:password@host:port/database"
+        ) from error
 
 
 def _number(connection: asyncpg.Connection) -> int:

@@ -93,18 +93,6 @@ class ActivityRow(msgspec.Struct, kw_only=True):
         return s.Activity(**fields, options=decode_options(self.options), last_failure=failure)
 
 
-class ClosedTask(msgspec.Struct, kw_only=True):
-    """A task that went with its run."""
-
-    run_id: str
-    seq: int
-    namespace: str
-    task_queue: str
-    fence: int
-    worker: str | None
-    ready_at: float = 0.0
-
-
 # Tasks are locked too: a claim locks nothing else, and its lease must not be overwritten.
 LOCK_TASKS = Query(
     """
@@ -300,9 +288,16 @@ CLOSE_TASKS = Query(
     """
     DELETE FROM task
     WHERE run_id = ANY($1::uuid[])
-    RETURNING run_id::text AS run_id, seq, namespace, task_queue, fence, worker
+    RETURNING
+        run_id::text AS run_id,
+        seq,
+        namespace,
+        task_queue,
+        extract(epoch FROM ready_at)::float8 AS ready_at,
+        fence,
+        worker
     """,
-    ClosedTask,
+    s.Task,
 )
 
 CLOSE_ACTIVITIES = Statement(

@@ -21,7 +21,7 @@ Row = TypeVar("Row", bound=msgspec.Struct)
 COMMAND_TIMEOUT_S = 20.0
 ACQUIRE_TIMEOUT_S = 10.0
 
-# What a dead, dying or unreachable server looks like. asyncpg raises InternalClientError
+# What a dead, dying, silent (TimeoutError is an OSError) or unreachable server looks like. asyncpg raises InternalClientError
 # when the server goes away in the middle of a protocol exchange.
 _GONE = (
     OSError,
@@ -200,9 +200,11 @@ async def open_pool(url: str, *, size: int, name: str) -> Pool:
             },
         )
     except _GONE as error:
-        raise Unavailable(f"Postgres does not answer: {error or type(error).__name__}") from error
+        raise Unavailable(f"Postgres does not answer: {str(error) or type(error).__name__}") from error
     except (ValueError, TypeError) as error:
-        raise Invalid(f"not a Postgres URL: {error}; expected postgresql://user:password@host:port/database") from error
+        raise Invalid(
+            f"not a Postgres URL: {error}; expected postgresql://user:password@host:port/database"
+        ) from error
     return Pool(pool, url)
 
 
@@ -233,9 +235,9 @@ class _own_errors:  # noqa: N801 - reads as a statement
             raise Conflict(f"somebody else wrote the same row first: {error}") from error
         if isinstance(error, asyncpg.UndefinedTableError | asyncpg.InvalidSchemaNameError):
             raise Unavailable(f"the database is not migrated ({error}): run `holdfast migrate`") from error
-        if isinstance(error, TimeoutError | _GONE):
+        if isinstance(error, _GONE):
             raise self._gone(
-                f"lost Postgres ({error or type(error).__name__}): {self._consequence}; try again with the same request id"
+                f"lost Postgres ({str(error) or type(error).__name__}): {self._consequence}; try again with the same request id"
             ) from error
 
 

@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 import msgspec
+
 from holdfast.exceptions import Invalid
 from holdfast.wire import commands as c
 from holdfast.wire import messages as m
@@ -60,7 +61,7 @@ RESPONSES: dict[str, Any] = {
 
 
 def encode(value: object) -> bytes:
-    """msgpack bytes of a wire struct. Raises `Invalid` for text that has no UTF-8 form or integers beyond 64 bits."""
+    """Msgpack bytes of a wire struct. Raises `Invalid` for text that has no UTF-8 form or integers beyond 64 bits."""
     try:
         return _encoder.encode(value)
     except UnicodeEncodeError as error:
@@ -120,9 +121,10 @@ def encode_event(event: Event) -> bytes:
 def decode_event(data: bytes | msgspec.Raw) -> AnyEvent:
     """An event as it was stored. Raises `Invalid` for anything else."""
     try:
-        return _event_decoder.decode(data)
+        event: AnyEvent = _event_decoder.decode(data)
     except _BROKEN as error:
         raise Invalid(f"{len(bytes(data))} stored bytes are not an event: {error}") from None
+    return event
 
 
 def check_request(request: Any) -> None:
@@ -158,7 +160,9 @@ def check_text(field: str, text: str, *, may_be_empty: bool = False) -> None:
     """A name or id: 1-1,000 characters, at most 2,000 bytes of UTF-8, no NUL. Anything else goes."""
     if not text and not may_be_empty:
         raise Invalid(f"{field} is empty: expected 1 to {m.TEXT_CHARS_MAX} characters")
-    if len(text) > m.TEXT_CHARS_MAX or (len(text) > 500 and len(text.encode("utf-8", "replace")) > m.TEXT_BYTES_MAX):
+    if len(text) > m.TEXT_CHARS_MAX or (
+        len(text) > 500 and len(text.encode("utf-8", "replace")) > m.TEXT_BYTES_MAX
+    ):
         raise Invalid(
             f"{field} has {len(text)} characters ({len(text.encode('utf-8', 'replace'))} bytes): "
             f"expected at most {m.TEXT_CHARS_MAX} characters and {m.TEXT_BYTES_MAX} bytes"
@@ -169,7 +173,9 @@ def check_text(field: str, text: str, *, may_be_empty: bool = False) -> None:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise Invalid(f"{field} holds a lone surrogate at position {error.start}: it is not valid Unicode") from None
+            raise Invalid(
+                f"{field} holds a lone surrogate at position {error.start}: it is not valid Unicode"
+            ) from None
 
 
 def check_payload(field: str, text: bytes, *, is_array: bool = False) -> None:

@@ -16,14 +16,17 @@ A closing command (`CompleteWorkflow`, `FailWorkflow`, `CancelWorkflow`) is the 
 from __future__ import annotations
 
 import msgspec
+
 from holdfast.wire.failures import Failure, RetryPolicy
 
 
-class Command(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=True, forbid_unknown_fields=True):
+class Command(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=True, forbid_unknown_fields=True
+):
     """Root of the command types; the wire tag is the class name under the key `type`."""
 
 
-class ScheduleActivity(Command):
+class ScheduleActivity(Command, frozen=True, kw_only=True):
     """Call activity `name` with `input` (JSON array text). Leaves `ActivityScheduled`.
 
     `task_queue` None means the run's own. Times in seconds; when neither close timeout
@@ -44,26 +47,26 @@ class ScheduleActivity(Command):
     is_eager: bool = True
 
 
-class RequestCancelActivity(Command):
+class RequestCancelActivity(Command, frozen=True, kw_only=True):
     """Ask activity `seq` to stop. Leaves `ActivityCancelRequested`, or nothing if it had settled."""
 
     seq: int
 
 
-class StartTimer(Command):
+class StartTimer(Command, frozen=True, kw_only=True):
     """Fire once, `delay_s` seconds (> 0) after this batch is recorded. Leaves `TimerStarted`."""
 
     seq: int
     delay_s: float
 
 
-class CancelTimer(Command):
+class CancelTimer(Command, frozen=True, kw_only=True):
     """Drop timer `seq`. Leaves `TimerCancelled`, or nothing if it had fired."""
 
     seq: int
 
 
-class RecordMarker(Command):
+class RecordMarker(Command, frozen=True, kw_only=True):
     """Keep something the code computed once. Leaves `MarkerRecorded`."""
 
     kind: str
@@ -72,19 +75,19 @@ class RecordMarker(Command):
     value: bytes = b"null"
 
 
-class CompleteWorkflow(Command):
+class CompleteWorkflow(Command, frozen=True, kw_only=True):
     """The run returns `result` (JSON text). Leaves `WorkflowCompleted`."""
 
     result: bytes = b"null"
 
 
-class FailWorkflow(Command):
+class FailWorkflow(Command, frozen=True, kw_only=True):
     """The run fails. Leaves `WorkflowFailed`."""
 
     failure: Failure
 
 
-class CancelWorkflow(Command):
+class CancelWorkflow(Command, frozen=True, kw_only=True):
     """The run ends as cancelled; only after a cancel request. Leaves `WorkflowCancelled`."""
 
     details: bytes = b""

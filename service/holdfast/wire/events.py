@@ -11,6 +11,7 @@ Schemas under `schemas/wire/` are generated from this module.
 from __future__ import annotations
 
 import msgspec
+
 from holdfast.wire.failures import Failure, RetryPolicy
 
 
@@ -18,7 +19,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=T
     """Root of the event types; the wire tag is the class name under the key `type`."""
 
 
-class WorkflowStarted(Event):
+class WorkflowStarted(Event, frozen=True, kw_only=True):
     """The first event of every run.
 
     `input` is JSON array text, one element per argument. `request_id` is the key the
@@ -34,7 +35,7 @@ class WorkflowStarted(Event):
     attempt: int = 1
 
 
-class WorkflowTaskCompleted(Event):
+class WorkflowTaskCompleted(Event, frozen=True, kw_only=True):
     """Marks a batch: the code saw history up to `seen_seq` and answered with `events` events.
 
     Those `events` events follow this one directly, one per command that left a trace
@@ -48,7 +49,7 @@ class WorkflowTaskCompleted(Event):
     sdk: str = ""
 
 
-class WorkflowTaskFailed(Event):
+class WorkflowTaskFailed(Event, frozen=True, kw_only=True):
     """The first of a row of failed workflow tasks; the run stays open and is tried again.
 
     `cause` is one of "unhandled_failure", "nondeterminism", "payload", "unknown_workflow_type",
@@ -61,7 +62,7 @@ class WorkflowTaskFailed(Event):
     build_id: str = ""
 
 
-class ActivityScheduled(Event):
+class ActivityScheduled(Event, frozen=True, kw_only=True):
     """An activity is owed to the run. Timeouts in seconds; None means no such timeout."""
 
     seq: int
@@ -76,7 +77,7 @@ class ActivityScheduled(Event):
     retry: RetryPolicy = RetryPolicy()
 
 
-class ActivityCompleted(Event):
+class ActivityCompleted(Event, frozen=True, kw_only=True):
     """Activity `seq` returned `result` (JSON text) in attempt number `attempt`."""
 
     seq: int
@@ -85,7 +86,7 @@ class ActivityCompleted(Event):
     worker: str = ""
 
 
-class ActivityFailed(Event):
+class ActivityFailed(Event, frozen=True, kw_only=True):
     """Activity `seq` failed for good; `retry_state` says why it was not tried again."""
 
     seq: int
@@ -95,7 +96,7 @@ class ActivityFailed(Event):
     worker: str = ""
 
 
-class ActivityTimedOut(Event):
+class ActivityTimedOut(Event, frozen=True, kw_only=True):
     """Activity `seq` ran out of time for good; `timeout` names which limit."""
 
     seq: int
@@ -105,39 +106,39 @@ class ActivityTimedOut(Event):
     failure: Failure | None = None
 
 
-class ActivityCancelRequested(Event):
+class ActivityCancelRequested(Event, frozen=True, kw_only=True):
     """The run asked for the cancellation of activity `seq`."""
 
     seq: int
 
 
-class ActivityCancelled(Event):
+class ActivityCancelled(Event, frozen=True, kw_only=True):
     """Activity `seq` ended as cancelled: before it began, or by its own code."""
 
     seq: int
     details: bytes = b""
 
 
-class TimerStarted(Event):
+class TimerStarted(Event, frozen=True, kw_only=True):
     """Timer `seq` will fire at `fire_at` (epoch seconds of the database's clock)."""
 
     seq: int
     fire_at: float
 
 
-class TimerFired(Event):
+class TimerFired(Event, frozen=True, kw_only=True):
     """Timer `seq` fired."""
 
     seq: int
 
 
-class TimerCancelled(Event):
+class TimerCancelled(Event, frozen=True, kw_only=True):
     """Timer `seq` was cancelled before it fired."""
 
     seq: int
 
 
-class SignalReceived(Event):
+class SignalReceived(Event, frozen=True, kw_only=True):
     """A signal; `input` is JSON array text of its arguments."""
 
     name: str
@@ -146,7 +147,7 @@ class SignalReceived(Event):
     identity: str = ""
 
 
-class WorkflowCancelRequested(Event):
+class WorkflowCancelRequested(Event, frozen=True, kw_only=True):
     """Somebody asked the run to cancel itself. Recorded once per run."""
 
     reason: str = ""
@@ -154,7 +155,7 @@ class WorkflowCancelRequested(Event):
     identity: str = ""
 
 
-class MarkerRecorded(Event):
+class MarkerRecorded(Event, frozen=True, kw_only=True):
     """Something the code computed once: `kind` "side_effect", "patch" or "version"; `value` is JSON text."""
 
     kind: str
@@ -163,25 +164,25 @@ class MarkerRecorded(Event):
     value: bytes = b"null"
 
 
-class WorkflowCompleted(Event):
+class WorkflowCompleted(Event, frozen=True, kw_only=True):
     """The run returned `result` (JSON text). Closing."""
 
     result: bytes = b"null"
 
 
-class WorkflowFailed(Event):
+class WorkflowFailed(Event, frozen=True, kw_only=True):
     """The run failed. Closing."""
 
     failure: Failure
 
 
-class WorkflowCancelled(Event):
+class WorkflowCancelled(Event, frozen=True, kw_only=True):
     """The run ended as cancelled, after a cancel request. Closing."""
 
     details: bytes = b""
 
 
-class WorkflowTerminated(Event):
+class WorkflowTerminated(Event, frozen=True, kw_only=True):
     """An operator ended the run at once. Closing."""
 
     reason: str = ""
@@ -190,7 +191,7 @@ class WorkflowTerminated(Event):
     request_id: str = ""
 
 
-class WorkflowTimedOut(Event):
+class WorkflowTimedOut(Event, frozen=True, kw_only=True):
     """The run exceeded its own time limit. Closing."""
 
     timeout: str = "run"

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import msgspec
+
 from holdfast.exceptions import Invalid
 from holdfast.wire import events
 from holdfast.wire.failures import Failure

@@ -27,6 +27,7 @@ by their fence instead.
 from __future__ import annotations
 
 import msgspec
+
 from holdfast.wire.commands import AnyCommand
 from holdfast.wire.events import HistoryEvent
 from holdfast.wire.failures import Failure
@@ -68,7 +69,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
 # -- clients ---------------------------------------------------------------------------
 
 
-class Start(Message):
+class Start(Message, frozen=True, kw_only=True):
     """Start a run. `input` is JSON array text.
 
     `id_reuse` (about closed runs of this id): "allow", "allow_if_failed", "reject".
@@ -85,7 +86,7 @@ class Start(Message):
     identity: str = ""
 
 
-class Started(Message):
+class Started(Message, frozen=True, kw_only=True):
     """`is_new` is False when an existing run was answered (use_existing, or a repeated request id)."""
 
     workflow_id: str
@@ -93,7 +94,7 @@ class Started(Message):
     is_new: bool = True
 
 
-class Signal(Message):
+class Signal(Message, frozen=True, kw_only=True):
     """Add a signal to the newest run of the id, or to `run_id`."""
 
     request_id: str
@@ -104,7 +105,7 @@ class Signal(Message):
     identity: str = ""
 
 
-class Cancel(Message):
+class Cancel(Message, frozen=True, kw_only=True):
     """Ask a run to cancel itself; a second request changes nothing."""
 
     request_id: str
@@ -114,7 +115,7 @@ class Cancel(Message):
     identity: str = ""
 
 
-class Terminate(Message):
+class Terminate(Message, frozen=True, kw_only=True):
     """End a run at once."""
 
     request_id: str
@@ -125,20 +126,20 @@ class Terminate(Message):
     identity: str = ""
 
 
-class Done(Message):
+class Done(Message, frozen=True, kw_only=True):
     """The mutation is durable, in `run_id`."""
 
     run_id: str
 
 
-class Describe(Message):
+class Describe(Message, frozen=True, kw_only=True):
     """Everything known about a run without its history."""
 
     workflow_id: str
     run_id: str | None = None
 
 
-class PendingActivity(Message):
+class PendingActivity(Message, frozen=True, kw_only=True):
     """An open activity. `state` is "scheduled" (waiting, or backing off until `next_attempt_at`) or "started"."""
 
     seq: int
@@ -158,14 +159,14 @@ class PendingActivity(Message):
     worker: str | None = None
 
 
-class PendingTimer(Message):
+class PendingTimer(Message, frozen=True, kw_only=True):
     """An open timer."""
 
     seq: int
     fire_at: float
 
 
-class RunSummary(Message):
+class RunSummary(Message, frozen=True, kw_only=True):
     """One run as lists show it. `status` is one of the names in `wire.events.CLOSING`, or PENDING or RUNNING."""
 
     workflow_id: str
@@ -179,7 +180,7 @@ class RunSummary(Message):
     task_failure: str | None = None
 
 
-class Description(Message):
+class Description(Message, frozen=True, kw_only=True):
     """`task_attempt` > 1 and `task_failure` tell that workflow code is failing and being retried."""
 
     summary: RunSummary
@@ -193,7 +194,7 @@ class Description(Message):
     timers: list[PendingTimer] = []
 
 
-class History(Message):
+class History(Message, frozen=True, kw_only=True):
     """A page of history after event number `after`, at most `limit` events (1-1000) and about 1 MiB."""
 
     workflow_id: str
@@ -202,7 +203,7 @@ class History(Message):
     limit: int = 1000
 
 
-class HistoryPage(Message):
+class HistoryPage(Message, frozen=True, kw_only=True):
     """`last_seq` is the head when the page was read; the page is the last when it reaches the head."""
 
     workflow_id: str
@@ -212,7 +213,7 @@ class HistoryPage(Message):
     events: list[HistoryEvent] = []
 
 
-class List(Message):
+class List(Message, frozen=True, kw_only=True):
     """Runs of the namespace, newest first, all given filters together. `limit` 1-1000.
 
     `statuses` empty means all; "RUNNING" means every open run. `cursor` is the previous
@@ -227,14 +228,14 @@ class List(Message):
     cursor: str | None = None
 
 
-class ListPage(Message):
+class ListPage(Message, frozen=True, kw_only=True):
     """A page of runs; `next_cursor` None means the end."""
 
     runs: list[RunSummary] = []
     next_cursor: str | None = None
 
 
-class Result(Message):
+class Result(Message, frozen=True, kw_only=True):
     """Wait up to `wait_s` (0-10) seconds for the run to close."""
 
     workflow_id: str
@@ -242,7 +243,7 @@ class Result(Message):
     wait_s: float = 5.0
 
 
-class Outcome(Message):
+class Outcome(Message, frozen=True, kw_only=True):
     """`event` is the closing event, or None while the run is open (ask again)."""
 
     run_id: str
@@ -253,7 +254,7 @@ class Outcome(Message):
 # -- workers ---------------------------------------------------------------------------
 
 
-class WorkflowTask(Message):
+class WorkflowTask(Message, frozen=True, kw_only=True):
     """Replay this run and tell its next commands.
 
     `events` are those after `from_seq`, at most about 1 MiB of them: while the last one's
@@ -275,7 +276,7 @@ class WorkflowTask(Message):
     events: list[HistoryEvent] = []
 
 
-class ActivityTask(Message):
+class ActivityTask(Message, frozen=True, kw_only=True):
     """Call this function. `started_at` is when this attempt was leased."""
 
     run_id: str
@@ -298,7 +299,7 @@ class ActivityTask(Message):
     max_attempts: int = 0
 
 
-class Claim(Message):
+class Claim(Message, frozen=True, kw_only=True):
     """Lease up to so many ready tasks of `task_queue` to `worker`."""
 
     worker: str
@@ -308,7 +309,7 @@ class Claim(Message):
     build_id: str = ""
 
 
-class Tasks(Message):
+class Tasks(Message, frozen=True, kw_only=True):
     """Tasks leased to the worker. `is_more` True means: claim again at once."""
 
     workflow_tasks: list[WorkflowTask] = []
@@ -318,7 +319,8 @@ class Tasks(Message):
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=True):
     """Root of the reports. `workflow_slots`/`activity_slots` are what the worker has free when it sends
-    the report (the slot this report frees included): the answer may fill them."""
+    the report (the slot this report frees included): the answer may fill them.
+    """
 
     run_id: str
     worker: str
@@ -327,7 +329,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=
     activity_slots: int = 0
 
 
-class CompleteWorkflowTask(Report):
+class CompleteWorkflowTask(Report, frozen=True, kw_only=True):
     """The code saw history up to `seen_seq` and asks for `commands`."""
 
     fence: int
@@ -337,7 +339,7 @@ class CompleteWorkflowTask(Report):
     sdk: str = ""
 
 
-class FailWorkflowTask(Report):
+class FailWorkflowTask(Report, frozen=True, kw_only=True):
     """The code could not be run; the run stays open and waits for fixed code. `cause`: see `WorkflowTaskFailed`."""
 
     fence: int
@@ -355,7 +357,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     sdk: str = ""
 
 
-class CompleteActivity(Report):
+class CompleteActivity(Report, frozen=True, kw_only=True):
     """Activity `seq` returned `result` (JSON text). With `turn`, the report is coalesced."""
 
     seq: int
@@ -364,7 +366,7 @@ class CompleteActivity(Report):
     turn: Turn | None = None
 
 
-class FailActivity(Report):
+class FailActivity(Report, frozen=True, kw_only=True):
     """This attempt of activity `seq` failed. With `turn`, only valid if the failure turns out final."""
 
     seq: int
@@ -372,7 +374,7 @@ class FailActivity(Report):
     failure: Failure
 
 
-class CancelActivity(Report):
+class CancelActivity(Report, frozen=True, kw_only=True):
     """Activity `seq` stopped because it was asked to."""
 
     seq: int
@@ -380,17 +382,19 @@ class CancelActivity(Report):
     details: bytes = b""
 
 
-class ReleaseTask(Report):
+class ReleaseTask(Report, frozen=True, kw_only=True):
     """Give a lease back unused (shut down, or more tasks than slots). `seq` 0 is the workflow task."""
 
     fence: int
     seq: int = 0
 
 
-AnyReport = CompleteWorkflowTask | FailWorkflowTask | CompleteActivity | FailActivity | CancelActivity | ReleaseTask
+AnyReport = (
+    CompleteWorkflowTask | FailWorkflowTask | CompleteActivity | FailActivity | CancelActivity | ReleaseTask
+)
 
 
-class Reported(Message):
+class Reported(Message, frozen=True, kw_only=True):
     """The report is durable.
 
     `is_turn_applied` is None for a report without a turn; False means that the second part
@@ -415,7 +419,7 @@ class Lease(msgspec.Struct, frozen=True, array_like=True):
     fence: int
 
 
-class WorkerHeartbeat(Message):
+class WorkerHeartbeat(Message, frozen=True, kw_only=True):
     """This worker lives and has so many free slots; extend `leases` (only those older than a third of their length)."""
 
     worker: str
@@ -428,7 +432,7 @@ class WorkerHeartbeat(Message):
     is_stopping: bool = False
 
 
-class WorkerAnswer(Message):
+class WorkerAnswer(Message, frozen=True, kw_only=True):
     """`lost`: leases that are no longer this worker's; `cancelled`: activities asked to stop.
 
     `next_s` is when the service wants to hear again.
@@ -439,7 +443,7 @@ class WorkerAnswer(Message):
     next_s: float = 3.0
 
 
-class ActivityHeartbeat(Message):
+class ActivityHeartbeat(Message, frozen=True, kw_only=True):
     """Progress of a running activity; `details` (JSON array text) reach the next attempt."""
 
     run_id: str
@@ -449,13 +453,13 @@ class ActivityHeartbeat(Message):
     details: bytes = b""
 
 
-class HeartbeatAnswer(Message):
+class HeartbeatAnswer(Message, frozen=True, kw_only=True):
     """Whether the activity should stop."""
 
     is_cancel_requested: bool = False
 
 
-class Push(Message):
+class Push(Message, frozen=True, kw_only=True):
     """From the service to one worker, acknowledged at once with an empty reply.
 
     Tasks are already leased to the worker. `cancelled` names running activities that
@@ -468,7 +472,7 @@ class Push(Message):
     is_look: bool = False
 
 
-class Hint(Message):
+class Hint(Message, frozen=True, kw_only=True):
     """This queue has ready tasks. Ids only; never trusted for content."""
 
     count: int = 1

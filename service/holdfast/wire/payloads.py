@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import msgspec
+
 from holdfast.exceptions import Invalid
 
 JSON_PLAIN = b"json/plain"
