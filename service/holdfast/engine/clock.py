@@ -37,7 +37,7 @@ class Clock:
         """One pass: ask what is due, and do it. Returns how many things were handled."""
         engine = self._engine
         self._watch_bus()
-        engine.next_due_at = time.monotonic() + self.idle_s()
+        engine.next_due_at = time.monotonic() + self._longest_s()
         pulse = await tasks.pulse(engine.pool)
         handled = 0
         if pulse.next_timer_s is not None and pulse.next_timer_s <= 0:
@@ -57,9 +57,11 @@ class Clock:
 
     def idle_s(self) -> float:
         """How long to wait after a pass that found nothing: until what is due next, at most a sweep."""
-        longest = self._sweep_s if self._engine.bus.is_connected else self._sweep_away_s
         until = self._engine.next_due_at - time.monotonic()
-        return min(max(until, 0.001), longest) if until > 0 else longest
+        return min(max(until, 0.001), self._longest_s())
+
+    def _longest_s(self) -> float:
+        return self._sweep_s if self._engine.bus.is_connected else self._sweep_away_s
 
     def _sleep_until(self, in_s: float) -> None:
         self._engine.next_due_at = min(self._engine.next_due_at, time.monotonic() + in_s)

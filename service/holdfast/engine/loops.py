@@ -70,9 +70,16 @@ async def serve(loops: Sequence[Coroutine[Any, Any, None]], stop: asyncio.Event)
     """Run all loops until *stop* is set or one of them ends with a bug, then cancel the rest."""
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(loop) for loop in loops]
-        await stop.wait()
-        for task in tasks:
-            task.cancel()
+        try:
+            await stop.wait()
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+def start(loops: Sequence[Coroutine[Any, Any, None]], stop: asyncio.Event) -> asyncio.Future[None]:
+    """`serve` in the background. The caller keeps the future, sets *stop*, and awaits it."""
+    return asyncio.get_running_loop().create_task(serve(loops, stop))
 
 
 class Spawner:
