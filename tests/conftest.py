@@ -1,0 +1,21 @@
+"""What holds for every test: which of them may not run beside each other.
+
+Fixtures live in the conftest.py of the folder that uses them.
+"""
+
+import pytest
+
+# Tests of the whole system start a dozen processes and kill some; two at a time would measure each other.
+WHOLE_SYSTEM = ("e2e", "chaos", "bench")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give every test a group: its file, or the one group of all whole-system tests.
+
+    `--dist loadgroup` keeps a group in one process, so that a file's costly fixtures are made once.
+    """
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            heavy = any(part in WHOLE_SYSTEM for part in item.path.parts) or item.get_closest_marker("e2e")
+            item.add_marker(pytest.mark.xdist_group("whole-system" if heavy else str(item.path)))
