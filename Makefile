@@ -3,7 +3,8 @@
 
 UV_VERSION := 0.13.9
 LOCK := uv pip compile pyproject.toml --universal --generate-hashes --no-emit-index-url --no-header \
-	--no-annotate --upgrade --python-version 3.11 --quiet --extra server --extra embedded --extra build
+	--no-annotate --python-version 3.11 --quiet
+SAME := --constraint requirements.lock --upgrade
 
 check:  ## The whole gate: format, lint, types, tests.
 	bash .ci/run
@@ -23,5 +24,7 @@ lock:  ## Newest versions that pyproject.toml allows, for every Python and platf
 	tools=$$(mktemp -d) && trap 'rm -rf "$$tools"' EXIT \
 	&& python3 -m venv "$$tools" && "$$tools/bin/pip" install --quiet uv==$(UV_VERSION) \
 	&& PATH="$$tools/bin:$$PATH" \
-	&& $(LOCK) --output-file requirements.lock \
-	&& $(LOCK) --extra test --extra dev --constraint requirements.lock --output-file requirements-test.lock
+	&& $(LOCK) --upgrade --extra server --extra embedded --extra build --output-file requirements.lock \
+	&& $(LOCK) $(SAME) --extra server --extra embedded --extra build --extra test --extra dev --output-file requirements-test.lock \
+	&& $(LOCK) $(SAME) --extra server --output-file deploy/requirements.lock \
+	&& $(LOCK) $(SAME) --extra build --output-file deploy/requirements-build.lock

@@ -24,6 +24,7 @@ CREATE TABLE run (
     command_seq integer NOT NULL,
     done_seq integer NOT NULL,
     done_marker integer NOT NULL,
+    done_head integer NOT NULL,
     open_activities integer NOT NULL,
     open_timers integer NOT NULL,
     sticky_seq integer NOT NULL,

@@ -25,7 +25,7 @@ from holdfast.config import Config
 from holdfast.engine.clock import Clock
 from holdfast.engine.engine import Engine
 from holdfast.engine.feed import Relay
-from holdfast.engine.loops import TRANSIENT, repeat
+from holdfast.engine.loops import TRANSIENT, repeat, start
 from holdfast.engine.loops import serve as run_loops
 from holdfast.exceptions import HoldfastError
 from holdfast.metrics import Metrics, exposition
@@ -40,11 +40,18 @@ WRITERS = 2
 class Parts:
     """What a running service process is made of."""
 
-    def __init__(self, pool: Pool, bus: Bus, engine: Engine, metrics: Metrics) -> None:
+    def __init__(
+        self, pool: Pool, bus: Bus, engine: Engine, metrics: Metrics, loops: asyncio.Future[None]
+    ) -> None:
         self.pool = pool
         self.bus = bus
         self.engine = engine
         self.metrics = metrics
+        self._loops = loops
+
+    async def watch(self) -> None:
+        """Raise the bug that ended the engine's loops, if one does; a loop for `serve`."""
+        await asyncio.shield(self._loops)
 
     def exposition(self) -> bytes:
         """The process's metrics in Prometheus' text format."""
@@ -84,7 +91,7 @@ async def serve(config: Config, *, roles: frozenset[str], on_ready: Callable[[di
             sockets.append(http)
             addresses["http"] = str(address_of(http))
         async with running(config, is_engine="engine" in roles) as parts:
-            loops = [serve_ops(ops, parts.probes(), parts.exposition)]
+            loops = [parts.watch(), serve_ops(ops, parts.probes(), parts.exposition)]
             if http is not None:
                 loops.append(serve_app(http, http_app(metadata.version("holdfast"), parts.probes())))
             on_ready(addresses)
@@ -104,22 +111,19 @@ async def running(config: Config, *, is_engine: bool = True) -> AsyncIterator[Pa
     engine = Engine(pool, bus, metrics, name=name, lease_s=config.lease_s)
     await bus.start()
     stop = asyncio.Event()
-    loops = _engine_loops(engine, config) if is_engine else []
+    main = start(_engine_loops(engine, config) if is_engine else [], stop)
     try:
-        async with asyncio.TaskGroup() as group:
-            main = group.create_task(run_loops(loops, stop)) if loops else None
-            try:
-                yield Parts(pool, bus, engine, metrics)
-            finally:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(config.drain_s):
-                        await _drain(engine)
-                stop.set()
-                if main is not None:
-                    await main
+        yield Parts(pool, bus, engine, metrics, main)
     finally:
-        await bus.close()
-        await pool.close()
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(config.drain_s):
+                    await _drain(engine)
+            stop.set()
+            await main
+        finally:
+            await bus.close()
+            await pool.close()
 
 
 def _engine_loops(engine: Engine, config: Config) -> list[Coroutine[Any, Any, None]]:

@@ -130,7 +130,7 @@ def _complete_workflow_task(state: s.RunState, report: m.CompleteWorkflowTask, n
     run = state.run
     if run.done_seq == 0 and run.done_fence == report.fence:
         return Decision(
-            [], m.Reported(head_seq=run.last_seq, marker_seq=run.done_marker, is_closed=not run.is_open)
+            [], m.Reported(head_seq=run.done_head, marker_seq=run.done_marker, is_closed=not run.is_open)
         )
     _held(state, 0, report.fence)
     if report.seen_seq > run.last_seq or report.seen_seq < 1:
@@ -184,7 +184,7 @@ def _complete_activity(state: s.RunState, report: m.CompleteActivity, now: float
         return Decision(
             [],
             m.Reported(
-                head_seq=run.last_seq,
+                head_seq=run.done_head if is_turn_known else run.last_seq,
                 marker_seq=run.done_marker if is_turn_known else 0,
                 is_turn_applied=None if report.turn is None else is_turn_known,
                 is_closed=not run.is_open,

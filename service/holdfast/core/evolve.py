@@ -84,6 +84,7 @@ def _on_batch(state: s.RunState, event: e.WorkflowTaskCompleted, at: float) -> N
     run = state.run
     run.status = s.RUNNING
     run.done_marker = run.last_seq
+    run.done_head = run.last_seq + event.events
     run.task_failure = run.task_failure_cause = None
     run.sticky_worker = event.worker or None
     # The worker knows its own batch; it lacks what arrived between what it saw and the marker.

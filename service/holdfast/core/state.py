@@ -29,7 +29,7 @@ class Run(msgspec.Struct, kw_only=True):
     `last_message_seq` is the newest signal or cancel request: a closing command that has not
     seen it is refused. `command_seq` is the highest number a command has used. `done_seq`/`done_fence` name the report whose batch was recorded
     last (`done_seq` 0: a workflow task; else a coalesced activity), `done_marker` its
-    marker's number: the same report again gets the same answer.
+    marker's number and `done_head` the batch's last: the same report again gets the same answer.
     """
 
     run_id: str
@@ -46,6 +46,7 @@ class Run(msgspec.Struct, kw_only=True):
     done_seq: int = 0
     done_fence: int = 0
     done_marker: int = 0
+    done_head: int = 0
     open_activities: int = 0
     open_timers: int = 0
     is_cancel_requested: bool = False

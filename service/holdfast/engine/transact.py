@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from holdfast.core import facts as f
 from holdfast.core import state as s
 from holdfast.core.decide import Decision, decide, first_facts, open_run
 from holdfast.core.evolve import evolve
@@ -44,12 +45,15 @@ class Change(msgspec.Struct, frozen=True):
 class Outcome(msgspec.Struct, frozen=True):
     """What became of a change: the answer, the run's state after the whole batch, and tasks that travel with it.
 
+    `head_seq` is the number of the last event that the change itself left, `marker_seq` that of its marker.
     `is_repeat` means that the same request had been carried out before and changed nothing now.
     """
 
     answer: Any
     state: s.RunState | None
     is_repeat: bool = False
+    head_seq: int = 0
+    marker_seq: int = 0
     refusal: HoldfastError | None = None
     assigned: tuple[Assigned, ...] = ()
     at: float = 0.0
@@ -148,7 +152,17 @@ class _Batch:
             self.reporters[state.run.run_id] = change.reporter
             self.last_report[state.run.run_id] = len(self.outcomes)
         is_repeat = not decision.facts and isinstance(change.request, m.Report)
-        return Outcome(decision.answer, state, is_repeat, decision.refusal)
+        # Before later changes of the batch add events that the reporter has not seen.
+        run = state.run
+        has_batch = any(isinstance(fact, f.BatchKept) for fact in decision.facts)
+        return Outcome(
+            decision.answer,
+            state,
+            is_repeat,
+            head_seq=run.done_head if has_batch else run.last_seq,
+            marker_seq=run.done_marker if has_batch else 0,
+            refusal=decision.refusal,
+        )
 
     def committed(self, lost: set[str]) -> Committed:
         """The batch as it stands in the database."""

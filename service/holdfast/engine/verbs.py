@@ -211,10 +211,9 @@ async def _reported(engine: Engine, request: Any, outcome: Outcome) -> m.Reporte
     workflow_tasks, activity_tasks = await answers.assigned_tasks(
         engine.pool, outcome.assigned, outcome.at, engine.lease_s
     )
-    has_batch = isinstance(request, m.CompleteWorkflowTask) or answer.is_turn_applied is True
     return m.Reported(
-        head_seq=state.run.last_seq,
-        marker_seq=state.run.done_marker if has_batch else 0,
+        head_seq=outcome.head_seq,
+        marker_seq=outcome.marker_seq,
         is_turn_applied=answer.is_turn_applied,
         is_closed=not state.run.is_open,
         workflow_task=workflow_tasks[0] if workflow_tasks else None,

@@ -22,6 +22,7 @@ RUN_COLUMNS = (
     "command_seq",
     "done_seq",
     "done_marker",
+    "done_head",
     "open_activities",
     "open_timers",
     "sticky_seq",
@@ -48,6 +49,7 @@ RUN_UPDATED = (
     "command_seq",
     "done_seq",
     "done_marker",
+    "done_head",
     "open_activities",
     "open_timers",
     "sticky_seq",
@@ -74,6 +76,7 @@ class LockedRun(msgspec.Struct, kw_only=True):
     command_seq: int | None
     done_seq: int | None
     done_marker: int | None
+    done_head: int | None
     open_activities: int | None
     open_timers: int | None
     sticky_seq: int | None
@@ -144,7 +147,7 @@ RESOLVE = Query(
         extract(epoch FROM r.last_at)::float8 AS last_at,
         extract(epoch FROM r.created_at)::float8 AS created_at,
         extract(epoch FROM r.closed_at)::float8 AS closed_at,
-        r.fence, r.done_fence, r.last_seq, r.last_message_seq, r.command_seq, r.done_seq, r.done_marker,
+        r.fence, r.done_fence, r.last_seq, r.last_message_seq, r.command_seq, r.done_seq, r.done_marker, r.done_head,
         r.open_activities, r.open_timers, r.sticky_seq, r.is_cancel_requested,
         r.namespace, r.workflow_id, r.workflow_type, r.task_queue, r.status, r.request_id, r.request_hash,
         r.sticky_worker, r.task_failure_cause, r.task_failure
@@ -171,7 +174,7 @@ LOCK_RUNS = Query(
         extract(epoch FROM r.last_at)::float8 AS last_at,
         extract(epoch FROM r.created_at)::float8 AS created_at,
         extract(epoch FROM r.closed_at)::float8 AS closed_at,
-        r.fence, r.done_fence, r.last_seq, r.last_message_seq, r.command_seq, r.done_seq, r.done_marker,
+        r.fence, r.done_fence, r.last_seq, r.last_message_seq, r.command_seq, r.done_seq, r.done_marker, r.done_head,
         r.open_activities, r.open_timers, r.sticky_seq, r.is_cancel_requested,
         r.namespace, r.workflow_id, r.workflow_type, r.task_queue, r.status, r.request_id, r.request_hash,
         r.sticky_worker, r.task_failure_cause, r.task_failure
@@ -194,6 +197,7 @@ UPDATE_RUNS = Statement(
         command_seq = n.command_seq,
         done_seq = n.done_seq,
         done_marker = n.done_marker,
+        done_head = n.done_head,
         open_activities = n.open_activities,
         open_timers = n.open_timers,
         sticky_seq = n.sticky_seq,
@@ -204,10 +208,11 @@ UPDATE_RUNS = Statement(
         task_failure = n.task_failure
     FROM unnest(
         $1::uuid[], $2::float8[], $3::float8[], $4::bigint[], $5::bigint[], $6::int[], $7::int[], $8::int[], $9::int[],
-        $10::int[], $11::int[], $12::int[], $13::int[], $14::boolean[], $15::text[], $16::text[], $17::text[], $18::bytea[]
+        $10::int[], $11::int[], $12::int[], $13::int[], $14::int[], $15::boolean[], $16::text[], $17::text[], $18::text[],
+        $19::bytea[]
     ) AS n (
         run_id, last_at, closed_at, fence, done_fence, last_seq, last_message_seq, command_seq, done_seq,
-        done_marker, open_activities, open_timers, sticky_seq, is_cancel_requested, status, sticky_worker,
+        done_marker, done_head, open_activities, open_timers, sticky_seq, is_cancel_requested, status, sticky_worker,
         task_failure_cause, task_failure
     )
     WHERE run.run_id = n.run_id
@@ -219,21 +224,21 @@ INSERT_RUNS = Query(
     """
     INSERT INTO run (
         run_id, last_at, created_at, closed_at, fence, done_fence, last_seq, last_message_seq, command_seq, done_seq,
-        done_marker, open_activities, open_timers, sticky_seq, is_cancel_requested, namespace, workflow_id,
+        done_marker, done_head, open_activities, open_timers, sticky_seq, is_cancel_requested, namespace, workflow_id,
         workflow_type, task_queue, status, request_id, request_hash, sticky_worker, task_failure_cause, task_failure
     )
     SELECT
         n.run_id, to_timestamp(n.last_at), to_timestamp(n.created_at), to_timestamp(n.closed_at), n.fence, n.done_fence,
-        n.last_seq, n.last_message_seq, n.command_seq, n.done_seq, n.done_marker, n.open_activities, n.open_timers,
+        n.last_seq, n.last_message_seq, n.command_seq, n.done_seq, n.done_marker, n.done_head, n.open_activities, n.open_timers,
         n.sticky_seq, n.is_cancel_requested, n.namespace, n.workflow_id, n.workflow_type, n.task_queue, n.status,
         n.request_id, n.request_hash, n.sticky_worker, n.task_failure_cause, n.task_failure
     FROM unnest(
         $1::uuid[], $2::float8[], $3::float8[], $4::float8[], $5::bigint[], $6::bigint[], $7::int[], $8::int[], $9::int[],
-        $10::int[], $11::int[], $12::int[], $13::int[], $14::int[], $15::boolean[], $16::text[], $17::text[], $18::text[],
-        $19::text[], $20::text[], $21::text[], $22::bytea[], $23::text[], $24::text[], $25::bytea[]
+        $10::int[], $11::int[], $12::int[], $13::int[], $14::int[], $15::int[], $16::boolean[], $17::text[], $18::text[],
+        $19::text[], $20::text[], $21::text[], $22::text[], $23::bytea[], $24::text[], $25::text[], $26::bytea[]
     ) WITH ORDINALITY AS n (
         run_id, last_at, created_at, closed_at, fence, done_fence, last_seq, last_message_seq, command_seq, done_seq,
-        done_marker, open_activities, open_timers, sticky_seq, is_cancel_requested, namespace, workflow_id,
+        done_marker, done_head, open_activities, open_timers, sticky_seq, is_cancel_requested, namespace, workflow_id,
         workflow_type, task_queue, status, request_id, request_hash, sticky_worker, task_failure_cause, task_failure,
         position
     )

@@ -398,9 +398,9 @@ class Reported(Message, frozen=True, kw_only=True):
     """The report is durable.
 
     `is_turn_applied` is None for a report without a turn; False means that the second part
-    was refused alone and the worker must drop its cached run. `head_seq` is the run's
-    newest event number when this report was recorded. `marker_seq` is the number of the
-    `WorkflowTaskCompleted` it left (0 if none). The tasks are leased to the reporting worker.
+    was refused alone and the worker must drop its cached run. `marker_seq` is the number of
+    the `WorkflowTaskCompleted` it left (0 if none), `head_seq` that of the last event of its
+    batch, or the run's newest number if it left no batch. The tasks are leased to the reporting worker.
     """
 
     head_seq: int

@@ -1,0 +1,57 @@
+"""The heartbeat of a worker: it lives, it has so many free slots, and these leases are to go on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from holdfast.exceptions import HoldfastError
+from holdfast.sdk.worker_leases import Leases
+from holdfast.sdk.worker_settings import SDK, WorkerSettings, log
+from holdfast.wire import messages as m
+
+FIRST_S = 3.0
+RETRY_S = 1.0
+
+
+async def beat(
+    settings: WorkerSettings,
+    leases: Leases,
+    lose: Callable[[m.Lease], None],
+    cancel: Callable[[m.Lease], None],
+) -> None:
+    """Tell the service for ever; *lose* and *cancel* hear of activities that are lost or should stop."""
+    loop = asyncio.get_running_loop()
+    next_s = FIRST_S
+    while True:
+        await asyncio.sleep(next_s)
+        due = leases.due(loop.time())
+        try:
+            answer: m.WorkerAnswer = await settings.rpc.once("heartbeat", heartbeat(settings, leases, due))
+        except HoldfastError as error:
+            log.debug("the worker's heartbeat could not be delivered: %s", error)
+            next_s = RETRY_S
+            continue
+        next_s = answer.next_s
+        lost = set(answer.lost)
+        leases.renew((lease for lease in due if lease not in lost), loop.time())
+        for lease in answer.lost:
+            lose(lease)
+        for lease in answer.cancelled:
+            cancel(lease)
+
+
+def heartbeat(
+    settings: WorkerSettings, leases: Leases, due: list[m.Lease], *, is_stopping: bool = False
+) -> m.WorkerHeartbeat:
+    """What a worker says of itself."""
+    return m.WorkerHeartbeat(
+        worker=settings.worker,
+        task_queue=settings.task_queue,
+        workflow_slots=leases.workflow_slots,
+        activity_slots=leases.activity_slots,
+        leases=due,
+        build_id=settings.build_id,
+        sdk=SDK,
+        is_stopping=is_stopping,
+    )
