@@ -350,12 +350,12 @@ async def step(fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     return result
 
 
-def patched(id: str) -> bool:  # noqa: A002 - the peer's name
+def patched(id: str) -> bool:
     """Whether to take the new way in code that was changed: True for runs that came here after the change."""
     return markers.patched(must_run(), id, is_deprecated=False)
 
 
-def deprecate_patch(id: str) -> None:  # noqa: A002 - the peer's name
+def deprecate_patch(id: str) -> None:
     """Say that no run needs the old way any more. Once none carries the patch unmarked, remove the call."""
     markers.patched(must_run(), id, is_deprecated=True)
 

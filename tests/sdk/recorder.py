@@ -18,6 +18,7 @@ from holdfast.wire import commands as c
 from holdfast.wire import events as e
 from holdfast.wire.commands import AnyCommand
 from holdfast.wire.events import AnyEvent, HistoryEvent
+from holdfast.wire.failures import Failure
 
 CONVERTER = DataConverter.default
 NOON = 1_750_000_000.0
@@ -105,9 +106,7 @@ class Recorder:
         """The commands of a fresh run shown the history up to *head*."""
         run = self.fresh()
         try:
-            return list(
-                run.activate(self.history[:head], head_seq=head or self.head, now=now or self.clock)
-            )
+            return list(run.activate(self.history[:head], head_seq=head or self.head, now=now or self.clock))
         finally:
             run.close()
 
@@ -185,3 +184,14 @@ def completed(commands: Sequence[AnyCommand]) -> Any:
     last = commands[-1]
     assert isinstance(last, c.CompleteWorkflow), commands
     return CONVERTER.decode_value(last.result)
+
+
+def failure_of(commands: Sequence[AnyCommand]) -> Failure:
+    """The failure that the last of *commands* fails the workflow with."""
+    last = commands[-1]
+    assert isinstance(last, c.FailWorkflow), commands
+    return last.failure
+
+
+def signal(name: str, *args: Any) -> e.SignalReceived:
+    return e.SignalReceived(name=name, input=CONVERTER.encode_args(args))

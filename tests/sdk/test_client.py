@@ -193,11 +193,11 @@ async def test_signals_reach_the_workflow_in_order_and_typed(env: Any) -> None:
 
 
 async def test_a_workflow_ends_as_cancelled_when_asked(env: Any) -> None:
-    async with worker(env.client):
-        handle = await env.client.start_workflow(Till.run, id="cancel", task_queue=QUEUE)
-        await handle.cancel(reason="changed my mind")
-        await handle.cancel()
+    handle = await env.client.start_workflow(Till.run, id="cancel", task_queue=QUEUE)
+    await handle.cancel(reason="changed my mind")
+    await handle.cancel()
 
+    async with worker(env.client):
         with pytest.raises(WorkflowFailureError) as caught:
             await handle.result()
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+
 from holdfast.sdk.loop import ForbiddenInWorkflow, Timer, WorkflowLoop, new_loop
 
 
@@ -114,7 +115,7 @@ def test_a_timer_that_fired_is_not_cancelled_any_more(maker: Clockmaker) -> None
 
 def test_an_infinite_delay_is_no_timer_and_no_number_is_an_error(maker: Clockmaker) -> None:
     async def code() -> str:
-        async with asyncio.timeout(float("inf")):
+        async with asyncio.timeout(float("inf")):  # noqa: ASYNC100 - it is the timer that counts
             with pytest.raises(ValueError, match="NaN"):
                 asyncio.get_running_loop().call_later(float("nan"), print)
             return "done"
@@ -339,19 +340,21 @@ def test_asyncio_does_here_what_it_does_on_its_own_loop(
     ("call", "advice"),
     [
         pytest.param(*case, id=str(number))
-        for number, case in enumerate([
-        (lambda loop: loop.run_in_executor(None, print), "activity"),
-        (lambda loop: asyncio.to_thread(print), "activity"),
-        (lambda loop: loop.call_soon_threadsafe(print), "signal"),
-        (lambda loop: asyncio.open_connection("localhost", 1), "activity"),
-        (lambda loop: loop.sock_recv(None, 1), "activity"),
-        (lambda loop: asyncio.create_subprocess_exec("true"), "activity"),
-        (lambda loop: loop.add_reader(0, print), "activity"),
-        (lambda loop: loop.add_signal_handler(2, print), "cancel or terminate"),
-        (lambda loop: loop.getaddrinfo("localhost", 1), "activity"),
-        (lambda loop: loop.run_until_complete(None), "await it"),
-        (lambda loop: loop.stop(), "return"),
-        ])
+        for number, case in enumerate(
+            [
+                (lambda loop: loop.run_in_executor(None, print), "activity"),
+                (lambda loop: asyncio.to_thread(print), "activity"),
+                (lambda loop: loop.call_soon_threadsafe(print), "signal"),
+                (lambda loop: asyncio.open_connection("localhost", 1), "activity"),
+                (lambda loop: loop.sock_recv(None, 1), "activity"),
+                (lambda loop: asyncio.create_subprocess_exec("true"), "activity"),
+                (lambda loop: loop.add_reader(0, print), "activity"),
+                (lambda loop: loop.add_signal_handler(2, print), "cancel or terminate"),
+                (lambda loop: loop.getaddrinfo("localhost", 1), "activity"),
+                (lambda loop: loop.run_until_complete(None), "await it"),
+                (lambda loop: loop.stop(), "return"),
+            ]
+        )
     ],
 )
 def test_what_cannot_be_replayed_is_refused_with_the_durable_way(
@@ -417,7 +420,7 @@ def test_a_callback_that_raises_is_reported_and_the_rest_runs(maker: Clockmaker)
 
 
 def test_tasks_nobody_refers_to_are_kept(maker: Clockmaker) -> None:
-    """asyncio refers to tasks weakly; a collection at some moment must not end them."""
+    """Asyncio refers to tasks weakly; a collection at some moment must not end them."""
     done: list[int] = []
 
     async def lonely(n: int) -> None:
@@ -459,7 +462,7 @@ def test_closing_ends_suspended_code_without_letting_it_ask_for_anything(
             try:
                 async with asyncio.timeout(1):
                     await asyncio.gather(child("c"), child("d"))
-            except Exception:
+            except Exception:  # noqa: BLE001 - as users do
                 cleaned.append("caught")
             finally:
                 asyncio.create_task(child("e"))  # noqa: RUF006 - it never runs

@@ -27,7 +27,9 @@ def run_randomly(program: p.Program, seed: int) -> Recorder:
 @given(p.programs, st.integers(0, 1000))
 @example(["sequence", ["group", ["sleep", 5], ["sleep", 5], ["sleep", 1], ["raise"], ["sleep", 2]]], 1)
 @example(["sequence", ["wait_first", ["activity"], ["activity"], ["sleep", 1], ["activity"]]], 3)
-def test_a_replay_from_any_turn_asks_for_the_same_and_goes_the_same_way(program: p.Program, seed: int) -> None:
+def test_a_replay_from_any_turn_asks_for_the_same_and_goes_the_same_way(
+    program: p.Program, seed: int
+) -> None:
     """Live, the run was kept in the cache between turns; each replay begins with nothing."""
     recorder = run_randomly(program, seed)
     try:
@@ -61,7 +63,11 @@ PROGRAM = [
     "sequence",
     ["group", ["sleep", 5], ["activity"], ["finally", ["sleep", 5], ["activity"]], ["raise"], ["activity"]],
     ["wait_first", *[["finally", ["activity"], ["activity"]] for _ in range(6)]],
-    ["group", *[["finally", ["sleep", 5], ["sleep", 1]] for _ in range(6)], ["sequence", ["sleep", 1], ["raise"]]],
+    [
+        "group",
+        *[["finally", ["sleep", 5], ["sleep", 1]] for _ in range(6)],
+        ["sequence", ["sleep", 1], ["raise"]],
+    ],
     ["activity"],
 ]
 

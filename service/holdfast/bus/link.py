@@ -195,13 +195,9 @@ class Link(asyncio.Protocol):
         self.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Called by asyncio."""
-        self.use_socket(cast("asyncio.Transport", transport))
-
-    def use_socket(self, transport: asyncio.Transport) -> None:
         """Read from and write to *transport* from now on: the fresh connection, then its TLS layer."""
-        self._socket = transport
-        transport.set_write_buffer_limits(high=_CONGESTED_BYTES)
+        self._socket = cast("asyncio.Transport", transport)
+        self._socket.set_write_buffer_limits(high=_CONGESTED_BYTES)
 
     def connection_lost(self, _exc: Exception | None) -> None:
         """Called by asyncio."""
@@ -332,7 +328,7 @@ class Link(asyncio.Protocol):
         upgraded = await self._loop.start_tls(self._socket, self, context, server_hostname=hostname)
         if upgraded is None:
             raise OSError("the connection closed during the TLS handshake")
-        self.use_socket(upgraded)
+        self.connection_made(upgraded)
 
 
 class _Tap(Transport):

@@ -8,7 +8,7 @@ from holdfast.sdk.loop import WorkflowLoop
 from holdfast.sdk.runtime import WorkflowRun
 
 
-class NotInWorkflow(RuntimeError):  # noqa: N818 - reads as what happened
+class NotInWorkflow(RuntimeError):
     """Something that only workflow code can do was called elsewhere."""
 
 

@@ -34,7 +34,7 @@ class LoopClosed(BaseException):
     """Unwinds code of a run that is being dropped. Not an `Exception`, so that user code lets it pass."""
 
 
-class ForbiddenInWorkflow(RuntimeError):  # noqa: N818 - reads as what happened
+class ForbiddenInWorkflow(RuntimeError):
     """Workflow code asked its event loop for something that cannot be replayed."""
 
 

@@ -51,7 +51,7 @@ class NondeterminismError(HoldfastError):
         self.build_id = build_id
 
 
-class HistoryGap(HoldfastError):  # noqa: N818 - named as its family is
+class HistoryGap(HoldfastError):
     """Events are missing between what a run has seen and what it was given: read the history again."""
 
     code = "history_gap"

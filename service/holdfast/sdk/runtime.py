@@ -71,7 +71,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     build_id: str = ""
 
 
-class WorkflowTaskFailure(Exception):  # noqa: N818 - the name of the thing it reports
+class WorkflowTaskFailure(Exception):
     """Code could not be run; the run stays open. `cause` is one of those of `WorkflowTaskFailed`."""
 
     def __init__(self, cause: str, failure: Failure) -> None:
@@ -257,7 +257,7 @@ class WorkflowRun:
     def random(self) -> random.Random:
         """Random numbers seeded by the run's id."""
         if self._random is None:
-            self._random = random.Random(self.identity.run_id)  # noqa: S311 - documented as unfit for secrets
+            self._random = random.Random(self.identity.run_id)
         return self._random
 
     def returned(self, result: Any) -> None:

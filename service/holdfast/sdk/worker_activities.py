@@ -211,13 +211,14 @@ class ActivityTasks:
             del self._running[key]
         self._leases.vacate()
         while self._waiting and len(self._running) < self._settings.max_activities:
+            # Spawned tasks run apart from this attempt's context.
             self._start(self._waiting.popleft())
 
     # -- reports -----------------------------------------------------------------------
 
     async def _complete(self, task: m.ActivityTask, result: bytes) -> None:
         leases, settings = self._leases, self._settings
-        turn = self._workflows.turn_for(task, result)
+        turn = self._crew.apart().run(self._workflows.turn_for, task, result)
         answer = await self._report(
             m.CompleteActivity(
                 run_id=task.run_id,
@@ -232,7 +233,7 @@ class ActivityTasks:
             )
         )
         if turn is not None:
-            self._workflows.settle_turn(task.run_id, answer)
+            self._crew.apart().run(self._workflows.settle_turn, task.run_id, answer)
 
     async def _report(self, report: Any) -> m.Reported | None:
         """The answer to a report, whose tasks are accepted already; None if it was refused."""
@@ -245,7 +246,7 @@ class ActivityTasks:
             log.warning("activity %d of run %s could not be reported: %s", report.seq, report.run_id, error)
         self._leases.drop(report.run_id, report.seq, report.fence)
         if answer is not None:
-            self._accept(answer)
+            self._crew.apart().run(self._accept, answer)
         return answer
 
     async def _give_back(self, task: m.ActivityTask) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -59,10 +60,15 @@ class Crew:
         self._running: set[asyncio.Task[None]] = set()
         self._on_bug = on_bug
         self._loop = asyncio.get_running_loop()
+        self._context = contextvars.copy_context()
+
+    def apart(self) -> contextvars.Context:
+        """A context without what the code that runs at present has set in its own."""
+        return self._context.copy()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run *work* beside everything else."""
-        task = self._loop.create_task(work)
+        """Run *work* beside everything else, apart from its starter's context."""
+        task = self._loop.create_task(work, context=self._context.copy())
         self._running.add(task)
         task.add_done_callback(self._ended)
         return task
