@@ -96,6 +96,7 @@ class ActivityFunction(Generic[P, R]):
         functools.update_wrapper(self, definition.fn)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """The function's result; in a workflow, an awaitable of it."""
         if workflow_context.in_workflow():
             return _schedule(self.definition, self.definition.options, {}, args, kwargs)  # type: ignore[return-value]
         if self._receiver is not None:

@@ -51,7 +51,7 @@ class RetryPolicy:
 
 
 class WorkflowIDReusePolicy(IntEnum):
-    """May a new run take the id of a closed one?"""
+    """Whether a new run may take the id of a closed one."""
 
     ALLOW_DUPLICATE = 1
     ALLOW_DUPLICATE_FAILED_ONLY = 2

@@ -90,12 +90,7 @@ class Worker:
         **without_effect: Any,
     ) -> None:
         _tell_without_effect(without_effect)
-        if not activities and not workflows:
-            raise ValueError("At least one activity or workflow must be specified")
-        if client.data_converter.payload_codec is not None:
-            raise ValueError(
-                "a worker's client cannot have a payload_codec in this version: only clients apply it"
-            )
+        _check_can_work(client, activities, workflows)
         known = _by_name("activity", (_must_define(fn) for fn in activities))
         max_activities = max_concurrent_activities or MAX_ACTIVITIES
         self._own_executor: ThreadPoolExecutor | None = None
@@ -281,6 +276,15 @@ class _Desk:
         except HoldfastError as error:
             log.debug("task %d of run %s could not be given back, its lease runs out: %s", seq, run_id, error)
         self._leases.drop(run_id, seq, fence)
+
+
+def _check_can_work(client: Client, activities: Sequence[Any], workflows: Sequence[Any]) -> None:
+    if not activities and not workflows:
+        raise ValueError("At least one activity or workflow must be specified")
+    if client.data_converter.payload_codec is not None:
+        raise ValueError(
+            "a worker's client cannot have a payload_codec in this version: only clients apply it"
+        )
 
 
 def _must_define(fn: Any) -> ActivityDefinition:

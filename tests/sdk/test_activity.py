@@ -211,7 +211,12 @@ def test_an_activity_can_ask_about_itself() -> None:
         info = activity.info()
 
         assert activity.in_activity()
-        assert (info.activity_type, info.attempt, info.workflow_id, info.workflow_type) == ("greet", 3, "w", "order")
+        assert (info.activity_type, info.attempt, info.workflow_id, info.workflow_type) == (
+            "greet",
+            3,
+            "w",
+            "order",
+        )
         assert list(info.heartbeat_details) == [7, "x"]
         assert info.heartbeat_timeout == timedelta(seconds=5)
         assert info.started_time.timestamp() == 20.0

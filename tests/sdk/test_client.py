@@ -27,6 +27,7 @@ from holdfast.exceptions import (
     WorkflowAlreadyStartedError,
 )
 from holdfast.wire.messages import PAYLOAD_BYTES_MAX
+from tests.sdk.patience import until
 
 QUEUE = "client-tests"
 
@@ -86,7 +87,9 @@ async def start_idle(client: Client, id: str, **options: Any) -> Any:
 async def test_a_workflow_is_started_and_its_result_comes_back_typed(env: Any) -> None:
     async with worker(env.client):
         assert await env.client.execute_workflow(total, Order("tea", 4), id="typed", task_queue=QUEUE) == 10.0
-        assert await env.client.execute_workflow("total", Order("tea", 2), id="named", task_queue=QUEUE) == 5.0
+        assert (
+            await env.client.execute_workflow("total", Order("tea", 2), id="named", task_queue=QUEUE) == 5.0
+        )
         handle = env.client.get_workflow_handle_for(total, "typed")
         assert await handle.result() == 10.0
 
@@ -250,9 +253,7 @@ async def test_a_description_shows_an_activity_that_is_being_retried(env: Any) -
     async with Worker(env.client, task_queue="flaky", workflows=[patient], activities=[flaky]):
         handle = await env.client.start_workflow(patient, id="flaky", task_queue="flaky")
         await failed.wait()
-        async with asyncio.timeout(10):
-            while not (found := await handle.describe()).pending_activities[0].last_failure:
-                await asyncio.sleep(0.01)
+        found = await until(handle, lambda found: found.pending_activities[0].last_failure)
 
     (pending,) = found.pending_activities
     assert found.status == WorkflowExecutionStatus.RUNNING
@@ -293,7 +294,9 @@ async def test_lists_are_filtered_and_paged(env: Any) -> None:
     everything = [run async for run in env.client.list_workflows("WorkflowType = 'listed'", page_size=2)]
     ended = [
         run
-        async for run in env.client.list_workflows("WorkflowType = 'listed' AND ExecutionStatus = 'Terminated'")
+        async for run in env.client.list_workflows(
+            "WorkflowType = 'listed' AND ExecutionStatus = 'Terminated'"
+        )
     ]
     some = [run async for run in env.client.list_workflows("WorkflowType='listed'", limit=3, page_size=2)]
 
@@ -322,7 +325,7 @@ async def test_without_a_service_a_call_waits_and_then_says_so(env: Any) -> None
     lonely = await Client.connect(env.nats_url, namespace="nobody-serves-this")
     lonely.caller.rpc.namespace = "main"
     # Nobody answers a verb that does not exist, exactly as nobody answers when no service runs.
-    with pytest.raises(RPCError, match="no definite answer within 0.3 s") as caught:
+    with pytest.raises(RPCError, match="no definite answer within") as caught:
         await lonely.caller.call("no-such-verb", {}, timedelta(seconds=0.3))
 
     assert caught.value.status == RPCStatusCode.DEADLINE_EXCEEDED

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -40,8 +42,10 @@ def test_the_environment_comes_second(monkeypatch: pytest.MonkeyPatch, nowhere: 
     assert find_servers(None) == ["env:4222"]
 
 
-def test_a_dev_stack_is_found_from_any_folder_below_it(monkeypatch: pytest.MonkeyPatch, nowhere: Path) -> None:
-    _run_dev_stack(nowhere, '{"address": "nats://dev:1", "pid": 5}')
+def test_a_dev_stack_is_found_from_any_folder_below_it(
+    monkeypatch: pytest.MonkeyPatch, nowhere: Path
+) -> None:
+    _run_dev_stack(nowhere, f'{{"address": "nats://dev:1", "pid": {os.getpid()}}}')
     below = nowhere / "a" / "b"
     below.mkdir(parents=True)
     monkeypatch.chdir(below)
@@ -53,7 +57,9 @@ def test_a_system_wide_stack_serves_its_project_only(monkeypatch: pytest.MonkeyP
     project, other = nowhere / "project", nowhere / "other"
     for folder in (project, other, nowhere / "var" / "x"):
         folder.mkdir(parents=True)
-    (nowhere / "var" / "x" / "state.json").write_text(f'{{"address": "nats://root:1", "project": "{project}"}}')
+    (nowhere / "var" / "x" / "state.json").write_text(
+        f'{{"address": "nats://root:1", "project": "{project}"}}'
+    )
 
     monkeypatch.chdir(project)
     assert find_servers(None) == ["nats://root:1"]
@@ -64,6 +70,15 @@ def test_a_system_wide_stack_serves_its_project_only(monkeypatch: pytest.MonkeyP
 
 def test_a_state_file_that_cannot_be_read_is_no_stack(nowhere: Path) -> None:
     _run_dev_stack(nowhere, '{"addr')
+
+    with pytest.raises(Invalid, match="holdfast dev"):
+        find_servers(None)
+
+
+def test_a_stack_whose_process_is_gone_is_none(nowhere: Path) -> None:
+    with subprocess.Popen(["true"]) as gone:
+        pass
+    _run_dev_stack(nowhere, f'{{"address": "nats://dev:1", "pid": {gone.pid}}}')
 
     with pytest.raises(Invalid, match="holdfast dev"):
         find_servers(None)

@@ -10,19 +10,10 @@ from typing import Any
 import pytest
 
 from holdfast import Client, Worker, activity, workflow
-from holdfast.client import WorkflowExecutionStatus, WorkflowHandle
+from holdfast.client import WorkflowExecutionStatus
 from holdfast.converter import DataConverter, Payload, PayloadCodec
 from holdfast.exceptions import ApplicationError
-
-PATIENCE_S = 20.0
-
-
-async def until(handle: WorkflowHandle[Any, Any], is_so: Any) -> Any:
-    """The description of the run once *is_so* holds of it."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not is_so(found := await handle.describe()):
-            await asyncio.sleep(0.01)
-    return found
+from tests.sdk.patience import until
 
 
 def event_types(history: Any) -> list[str]:

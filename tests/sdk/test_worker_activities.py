@@ -16,8 +16,8 @@ from holdfast import Worker, activity, workflow
 from holdfast.client import WorkflowFailureError
 from holdfast.common import RawValue, RetryPolicy
 from holdfast.exceptions import ActivityError, ApplicationError, CancelledError, TimeoutError, TimeoutType
+from tests.sdk.patience import PATIENCE_S
 
-PATIENCE_S = 20.0
 ONCE = RetryPolicy(maximum_attempts=1)
 SOON = RetryPolicy(initial_interval=timedelta(milliseconds=20))
 
@@ -85,7 +85,9 @@ async def test_methods_and_dynamic_activities_are_called(env: Any) -> None:
         one = await workflow.execute_activity_method(
             Shop.ship, "you", start_to_close_timeout=timedelta(seconds=5)
         )
-        two = await workflow.execute_activity("other", args=[1, "x"], start_to_close_timeout=timedelta(seconds=5))
+        two = await workflow.execute_activity(
+            "other", args=[1, "x"], start_to_close_timeout=timedelta(seconds=5)
+        )
         return [one, two]
 
     shop = Shop()
@@ -162,10 +164,10 @@ async def test_an_unregistered_activity_is_retried_and_the_known_ones_are_named(
     flow = calling(missing, retry_policy=SOON)
     async with Worker(env.client, task_queue="missing", workflows=[flow], activities=[other]):
         handle = await env.client.start_workflow(flow, id="missing", task_queue="missing")
-        async with asyncio.timeout(PATIENCE_S):
-            while not (pending := (await handle.describe()).pending_activities) or not pending[0].last_failure:
-                await asyncio.sleep(0.01)
-    assert "available activities: other" in str(pending[0].last_failure)
+        found = await until(
+            handle, lambda found: found.pending_activities and found.pending_activities[0].last_failure
+        )
+    assert "available activities: other" in str(found.pending_activities[0].last_failure)
 
     async with Worker(env.client, task_queue="missing", activities=[missing], workflows=[flow]):
         assert await handle.result() == "there now"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+import weakref
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -223,7 +225,7 @@ def test_chance_is_the_same_on_every_replay_and_different_in_every_run(begin: St
     recorder = begin(code)
     one = completed(recorder.turns[0].commands)
 
-    assert completed(recorder.replay(1)) == one
+    assert completed(recorder.replay(1, recorder.turns[0].now)) == one
     assert completed(begin(code, who=identity(run_id="run-2")).turns[0].commands) != one
     assert one[1][14] == "4"
     assert one[2][14] == "7"
@@ -283,6 +285,24 @@ def test_clean_up_of_a_dropped_run_asks_for_nothing_and_says_nothing(
 
     assert recorder.run.commands == recorder.turns[0].commands
     assert caplog.records == []
+
+
+def test_a_dropped_run_is_gone_at_once_and_not_when_the_collector_comes_by() -> None:
+    @workflow.defn
+    async def code() -> None:
+        async with asyncio.timeout(60):
+            await charge("c", 1)
+
+    gc.disable()
+    try:
+        recorder = started(code)
+        recorder.close()
+        dropped = weakref.ref(recorder.run)
+        del recorder
+
+        assert dropped() is None
+    finally:
+        gc.enable()
 
 
 # -- definitions -------------------------------------------------------------------------

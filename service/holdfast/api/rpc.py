@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
-from holdfast.bus import Bus
+from holdfast.bus import REQUEST_INTAKE, Bus, Intake, Msg
 from holdfast.engine.engine import Engine
 from holdfast.engine.verbs import VERBS
 from holdfast.exceptions import HoldfastError
@@ -20,11 +20,15 @@ log = logging.getLogger("holdfast.rpc")
 
 QUEUE_GROUP = "hf"
 
+# A caller that waits for a result holds a place until it closes or the poll ends.
+LONG_POLLS = Intake(concurrency=100_000)
+
 
 async def serve_rpc(engine: Engine, bus: Bus) -> None:
     """Answer every verb on *bus*, and hear of closed runs, from now on."""
     for verb in m.VERBS:
-        bus.respond(subjects.rpc_all(verb), _framed(engine, verb), queue_group=QUEUE_GROUP)
+        intake = LONG_POLLS if verb == "result" else REQUEST_INTAKE
+        bus.respond(subjects.rpc_all(verb), _framed(engine, verb), queue_group=QUEUE_GROUP, intake=intake)
     bus.subscribe(subjects.closed_all(), _hears_of_closed(engine))
 
 
@@ -54,12 +58,10 @@ def _framed(engine: Engine, verb: str) -> Callable[[str, bytes], Awaitable[bytes
         return answer
 
     async def answer(subject: str, data: bytes) -> bytes:
-        try:
-            namespace = subjects.namespace_of(subject)
-            items = codec.decode_frame(data)
-            await engine.check_namespace(namespace)
-        except HoldfastError as error:
-            return codec.encode([failed(error)])
+        # What is wrong with the whole frame is raised: the bus tells it to the asker.
+        namespace = subjects.namespace_of(subject)
+        items = codec.decode_frame(data)
+        await engine.check_namespace(namespace)
         answers: Sequence[m.Answer]
         if len(items) == 1:
             answers = [await one(namespace, items[0])]
@@ -75,9 +77,10 @@ def failed(error: HoldfastError) -> m.Answer:
     return m.Answer(error.code, message=error.message, details=error.details or None)
 
 
-def _hears_of_closed(engine: Engine) -> Callable[[object], Awaitable[None]]:
-    async def hear(message: object) -> None:
-        run_id = str(getattr(message, "subject", "")).rpartition(".")[2]
-        await engine.look_at_closed(run_id)
+def _hears_of_closed(engine: Engine) -> Callable[[Msg], None]:
+    def hear(message: Msg) -> None:
+        run_id = subjects.decode_token(message.subject.rpartition(".")[2])
+        if run_id is not None and engine.is_awaited(run_id):
+            engine.spawner.spawn(engine.look_at_closed(run_id))
 
     return hear

@@ -6,6 +6,7 @@
 from holdfast.bus.bus import Bus
 from holdfast.bus.frames import FramedCaller, framed_caller, framed_responder
 from holdfast.bus.message import Msg, NoResponders
+from holdfast.bus.respond import REQUEST_INTAKE
 from holdfast.bus.streams import HeldHint, StreamLimits, decode_hint
 from holdfast.bus.subscription import BusStats, Intake, Subscription
 
@@ -17,6 +18,7 @@ __all__ = [
     "Intake",
     "Msg",
     "NoResponders",
+    "REQUEST_INTAKE",
     "StreamLimits",
     "Subscription",
     "decode_hint",

@@ -55,6 +55,9 @@ HINTS = {
 }
 """The next command to try where the command itself knows no better one."""
 
+HINTS_OF_CODES = {"dev_stack": "holdfast dev --help"}
+"""The same for errors with these codes, whatever the exit code."""
+
 STATUS_CODES = {
     RPCStatusCode.NOT_FOUND: NOT_FOUND,
     RPCStatusCode.UNAVAILABLE: UNREACHABLE,
@@ -66,12 +69,18 @@ STATUS_CODES = {
 
 def told(error: Exception) -> Told | None:
     """*error* as a sentence, the next command to try, and the exit code; None if it is a bug of ours."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        # What one of several loops that run side by side raised.
+        error = error.exceptions[0]
     if isinstance(error, click.ClickException):
         return Told(_usage_text(error), USAGE)
     if isinstance(error, Stopped):
         return Told(_text(error.message, error.hint), error.code)
     code = exit_code(error)
-    return None if code is None else Told(_text(str(error), HINTS[code]), code)
+    if code is None:
+        return None
+    hint = HINTS_OF_CODES.get(getattr(error, "code", ""), HINTS[code])
+    return Told(_text(str(error), hint), code)
 
 
 def exit_code(error: BaseException) -> int | None:

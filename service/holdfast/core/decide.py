@@ -144,7 +144,7 @@ def _complete_workflow_task(state: s.RunState, report: m.CompleteWorkflowTask, n
             ),
         )
     marker = e.WorkflowTaskCompleted(
-        seen_seq=report.seen_seq, worker=report.worker, build_id=report.build_id, sdk=report.sdk
+        seen_seq=report.seen_seq, now=report.now, worker=report.worker, build_id=report.build_id, sdk=report.sdk
     )
     batch = batch_facts(state, marker, report.commands, now)
     facts: list[f.AnyFact] = [*batch.facts, f.BatchKept(0, report.fence)]
@@ -203,7 +203,7 @@ def _complete_activity(state: s.RunState, report: m.CompleteActivity, now: float
     if state.task is not None or turn.assumed_seq != run.last_seq + 1:
         return _with_task(state, facts, m.Reported(head_seq=0, is_turn_applied=False))
     marker = e.WorkflowTaskCompleted(
-        seen_seq=turn.assumed_seq, worker=report.worker, build_id=turn.build_id, sdk=turn.sdk
+        seen_seq=turn.assumed_seq, now=turn.now, worker=report.worker, build_id=turn.build_id, sdk=turn.sdk
     )
     try:
         batch = batch_facts(state, marker, turn.commands, now, settled=report.seq)

@@ -75,7 +75,9 @@ def _postgres_roots() -> Iterator[Path]:
     on_path = shutil.which("postgres")
     if on_path:
         yield Path(os.path.realpath(on_path)).parent.parent
-    yield from sorted(Path("/usr/lib/postgresql").glob("*"), key=lambda path: path.name.zfill(4), reverse=True)
+    yield from sorted(
+        Path("/usr/lib/postgresql").glob("*"), key=lambda path: path.name.zfill(4), reverse=True
+    )
 
 
 def _major(root: Path) -> int | None:

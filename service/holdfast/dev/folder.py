@@ -94,7 +94,7 @@ def claimed(data: Path | None) -> Iterator[Path]:
         with _temporary() as folder:
             yield folder
         return
-    folder = Path(os.path.abspath(data.expanduser()))
+    folder = Path.cwd() / data.expanduser()
     try:
         _prepare(folder)
         held = _hold(folder)
@@ -132,7 +132,11 @@ def _prepare(folder: Path) -> None:
     except UnicodeEncodeError:
         raise DevError(f"the path of the data folder is not UTF-8: {folder!r}") from None
     if folder.is_dir():
-        strangers = [name for name in os.listdir(folder) if not name.startswith(".") and name != "lost+found"]
+        strangers = [
+            path.name
+            for path in folder.iterdir()
+            if not path.name.startswith(".") and path.name != "lost+found"
+        ]
         if strangers and not (folder / "lock").exists():
             raise DevError(
                 f"{folder} holds other things ({', '.join(sorted(strangers)[:3])}): "
@@ -230,7 +234,9 @@ def endpoints(folder: Path) -> Endpoints:
         known = msgspec.json.decode(path.read_bytes(), type=Endpoints)
     except FileNotFoundError:
         if (folder / "postgres").exists():
-            raise DevError(f"{path} is missing, and with it the password of the database: use --reset") from None
+            raise DevError(
+                f"{path} is missing, and with it the password of the database: use --reset"
+            ) from None
         known = Endpoints(0, 0, secrets.token_urlsafe(24), secrets.token_urlsafe(24))
     except msgspec.DecodeError as error:
         raise DevError(f"{path} cannot be read ({error}): use --reset") from None

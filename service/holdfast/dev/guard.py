@@ -33,7 +33,7 @@ def main() -> None:
     program = sys.argv[2:]
     if lifeline >= 0:
         _watch(program, death_signal, uid, gid, lifeline)
-    import ctypes  # noqa: PLC0415 - absent from some interpreters, which then pass a lifeline
+    import ctypes
 
     prctl = ctypes.CDLL(None).prctl
     _become(uid, gid)
@@ -66,9 +66,9 @@ def _run(program: list[str]) -> None:
 
 def _watch(program: list[str], death_signal: int, uid: int, gid: int, lifeline: int) -> None:
     """Run the program as a child, pass signals on to it, and end it when the lifeline breaks."""
-    import select  # noqa: PLC0415 - only here, and before the user changes
-    import signal  # noqa: PLC0415
-    import time  # noqa: PLC0415
+    import select
+    import signal
+    import time
 
     _become(uid, gid)
     child = os.fork()

@@ -46,7 +46,9 @@ class Nats:
 
     role = "nats"
 
-    def __init__(self, folder: Path, *, log: Path, port: int, password: str, program: str, is_durable: bool) -> None:
+    def __init__(
+        self, folder: Path, *, log: Path, port: int, password: str, program: str, is_durable: bool
+    ) -> None:
         self.folder = folder
         self.store = folder / "store"
         self.log = log

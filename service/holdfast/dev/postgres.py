@@ -73,7 +73,14 @@ class Postgres:
     role = "postgres"
 
     def __init__(
-        self, cluster: Path, *, log: Path, port: int, install: Install, account: Account | None, is_durable: bool
+        self,
+        cluster: Path,
+        *,
+        log: Path,
+        port: int,
+        install: Install,
+        account: Account | None,
+        is_durable: bool,
     ) -> None:
         self.cluster = cluster
         self.log = log
@@ -118,7 +125,9 @@ class Postgres:
                     await self._until_ready(process, said)
             except TimeoutError:
                 self._kill_all()
-                raise DevError(f"Postgres was not ready after {START_S:.0f} s\n{tail(self.log, said)}") from None
+                raise DevError(
+                    f"Postgres was not ready after {START_S:.0f} s\n{tail(self.log, said)}"
+                ) from None
             except BaseException:
                 self._kill_all()
                 raise
@@ -196,7 +205,9 @@ async def prepare(
     kept = _version_of(cluster)
     if kept is not None and major not in (None, kept):
         raise DevError(f"{cluster} was made by Postgres {kept}, not {major}: use --reset to begin anew")
-    cache_folder = SYSTEM_DATA / "_bin" if os.access(_nearest(SYSTEM_DATA), os.W_OK) else cluster.parent / "_bin"
+    cache_folder = (
+        SYSTEM_DATA / "_bin" if os.access(_nearest(SYSTEM_DATA), os.W_OK) else cluster.parent / "_bin"
+    )
     install = within_reach(find_postgres(major or kept), account, cache_folder)
     if kept is None:
         await _make(cluster, install, account, password, log, is_durable)
@@ -214,7 +225,9 @@ def _version_of(cluster: Path) -> int | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise DevError(f"{cluster} is not a usable Postgres cluster ({error}): use --reset to begin anew") from error
+        raise DevError(
+            f"{cluster} is not a usable Postgres cluster ({error}): use --reset to begin anew"
+        ) from error
 
 
 async def _make(

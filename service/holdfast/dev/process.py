@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,8 +24,9 @@ LOOK_S = 0.01
 """How often to look where nothing can be waited for."""
 KILL_S = 5.0
 """How long a killed process may take to be gone: longer than any disk write it may be in."""
-KERNEL_WATCHES = sys.platform == "linux"
+KERNEL_WATCHES = sys.platform == "linux" and find_spec("_ctypes") is not None
 """Whether the kernel can end a child when its parent dies; elsewhere the guard watches a pipe."""
+HAS_PROC = Path("/proc/self/stat").exists()
 
 
 class Account(NamedTuple):
@@ -215,7 +217,7 @@ async def _until_exit(pid: int) -> None:
 
 def is_alive(pid: int) -> bool:
     """Whether *pid* runs; a zombie does not."""
-    if sys.platform == "linux":
+    if HAS_PROC:
         stat = _proc(pid, "stat")
         return bool(stat) and stat.rpartition(")")[2].split()[0] not in ("Z", "X")
     return bool(state := _ps(pid, "stat")) and not state.startswith("Z")
@@ -223,7 +225,7 @@ def is_alive(pid: int) -> bool:
 
 def command_of(pid: int) -> str:
     """The command line of *pid*, arguments separated by spaces; empty if it is gone or not ours to see."""
-    if sys.platform == "linux":
+    if HAS_PROC:
         return _proc(pid, "cmdline").replace("\0", " ").strip()
     return _ps(pid, "command")
 
@@ -263,7 +265,7 @@ async def are_gone(pids: Callable[[], Iterable[int]], limit_s: float) -> bool:
     """Whether *pids* became empty within *limit_s* seconds."""
     try:
         async with asyncio.timeout(limit_s):
-            while list(pids()):
+            while list(pids()):  # noqa: ASYNC110 - they are not our children: nothing tells of their end
                 await asyncio.sleep(LOOK_S)
     except TimeoutError:
         return False
@@ -280,7 +282,11 @@ def _proc(pid: int, what: str) -> str:
 def _ps(pid: int, column: str) -> str:
     try:
         told = subprocess.run(
-            ["/bin/ps", "-p", str(pid), "-o", f"{column}="], capture_output=True, text=True, check=False, timeout=5
+            ["/bin/ps", "-p", str(pid), "-o", f"{column}="],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=5,
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""

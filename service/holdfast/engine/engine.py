@@ -247,10 +247,13 @@ class Engine:
                 if not waiters:
                     del self._waiters[run_id]
 
+    def is_awaited(self, run_id: str) -> bool:
+        """Whether anybody waits here for the run to close."""
+        return run_id in self._waiters
+
     async def look_at_closed(self, run_id: str) -> None:
-        """Another process says that the run closed: see for ourselves if anybody waits for it."""
-        if run_id in self._waiters:
-            await self._read_outcome(run_id)
+        """Another process says that the run closed: see for ourselves."""
+        await self._read_outcome(run_id)
 
     async def _read_outcome(self, run_id: str) -> m.Outcome:
         row = (await views.outcomes(self.pool, [run_id])).get(run_id)

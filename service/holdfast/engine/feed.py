@@ -7,6 +7,7 @@ one run are inserted under its lock, with rising ids, and one relay publishes by
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from holdfast.engine.engine import Engine
@@ -17,6 +18,7 @@ from holdfast.wire import events as e
 ROLE = "feed"
 PAGE = 500
 TTL_S = 10.0
+LINGER_S = 0.02
 LIFECYCLE = frozenset({"WorkflowStarted", *(kind.__name__ for kind in e.CLOSING)})
 
 
@@ -32,6 +34,8 @@ class Relay:
     async def step(self) -> int:
         """Publish one page of what is owed. Returns how many rows were settled."""
         engine = self._engine
+        # The feed may come a moment later, so that a run's next turns travel along and the run itself goes first.
+        await asyncio.sleep(LINGER_S)
         if not engine.bus.is_connected or not await self._lead():
             return 0
         owed = await outbox.read_owed(engine.pool, PAGE)

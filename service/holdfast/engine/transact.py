@@ -23,6 +23,7 @@ from holdfast.engine.dispatch import Assigned, Credit, Credits, assign, give_bac
 from holdfast.exceptions import HoldfastError, NotFound, Refused
 from holdfast.store import journal
 from holdfast.store.journal import Address, Resolved
+from holdfast.store.record import record
 from holdfast.store.session import Pool, Session
 from holdfast.wire import commands as c
 from holdfast.wire import messages as m
@@ -79,7 +80,7 @@ async def transact(
 ) -> Committed:
     """Carry out *changes* in one transaction. Raises what `Pool.transaction` raises; then nothing happened or it is unknown."""
     batch = _Batch()
-    async with pool.transaction() as session:
+    async with pool.transaction(is_deferred=True) as session:
         try:
             await batch.load(session, changes)
             for change in changes:
@@ -92,7 +93,7 @@ async def transact(
                 heard_now=heard_now,
                 lease_s=lease_s,
             )
-            lost = await journal.record(session, batch.states())
+            lost = await record(session, batch.states())
         except BaseException:
             give_back(batch.assigned, credits, heard_now)
             raise
@@ -132,6 +133,7 @@ class _Batch:
             self.now = found[0].now
         run_ids = {run_id for change in changes if (run_id := self._to_lock(change))}
         if run_ids:
+            await session.begin()
             activities, timers = _named(changes)
             requests = [
                 (ch.namespace, ch.request.message.request_id) for ch in changes if isinstance(ch.request, Ask)

@@ -16,10 +16,11 @@ SYSTEM_STATE = Path("/var/lib/holdfast")
 
 
 class DevState(msgspec.Struct):
-    """What a running dev stack leaves for others to find. `project` is the directory it was started in."""
+    """What a dev stack leaves for others to find while `pid` runs. `project` is the directory it was started in."""
 
     address: str
     project: str = ""
+    pid: int = 0
 
 
 def find_servers(target: str | Sequence[str] | None) -> list[str]:
@@ -46,6 +47,8 @@ def find_dev_stack(start: Path) -> str | None:
         except (OSError, msgspec.DecodeError):
             # None there, not ours to read, or half written: as good as no stack.
             continue
+        if state.pid and not _is_alive(state.pid):
+            continue
         if path.is_relative_to(SYSTEM_STATE) and not _is_within(start, state.project):
             continue
         return state.address
@@ -59,6 +62,17 @@ def _state_files(start: Path) -> Iterator[Path]:
         yield from sorted(SYSTEM_STATE.glob(f"*/{STATE_FILE}"))
     except OSError:
         return
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        # It is there, and somebody else's.
+        return True
+    return True
 
 
 def _is_within(start: Path, project: str) -> bool:

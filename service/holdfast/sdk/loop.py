@@ -18,7 +18,7 @@ import sys
 import warnings
 from asyncio.events import _get_running_loop, _set_running_loop
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
 from typing import Any, NoReturn, Protocol, TypeVar
 
 _T = TypeVar("_T")
@@ -52,6 +52,25 @@ class Owner(Protocol):
 
     def on_loop_error(self, context: dict[str, Any]) -> None:
         """A callback raised, or a task's exception was never looked at (asyncio's exception context)."""
+
+
+class _Nobody:
+    """Owns closed loops."""
+
+    def start_timer(self, timer: Timer, delay_s: float) -> None:
+        """A closed loop starts none."""
+
+    def cancel_timer(self, timer: Timer) -> None:
+        """Nobody waits any more."""
+
+    def on_idle(self) -> None:
+        """A closed loop is never run."""
+
+    def on_loop_error(self, context: dict[str, Any]) -> None:
+        """What becomes of a dropped run's futures concerns nobody."""
+
+
+_NOBODY = _Nobody()
 
 
 class Handle(asyncio.Handle):
@@ -216,8 +235,12 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         self._ready.clear()
         pending = [task for task in self.tasks if not task.done()]
         self.tasks.clear()
-        if not pending:
-            return
+        if pending:
+            self._dispose(pending)
+        # A cycle of references would keep the run until the collector comes by.
+        self.owner = _NOBODY
+
+    def _dispose(self, pending: Sequence[WorkflowTask[Any]]) -> None:
         outer = _enter(self)
         try:
             with warnings.catch_warnings():

@@ -119,12 +119,7 @@ def activations(
 
 def marker_time(marker: e.WorkflowTaskCompleted, learned: Sequence[HistoryEvent], before: float) -> float:
     """The time of a turn that happened: what the marker says, else that of the newest event it saw."""
-    said: float = getattr(marker, "now", 0.0)
-    return max(before, said) if said else _newest_time(learned, before)
-
-
-# Without the marker's word a turn must take its time from its events, lest a replay sees another one.
-MARKERS_SAY_NOW = "now" in e.WorkflowTaskCompleted.__struct_fields__
+    return max(before, marker.now) if marker.now else _newest_time(learned, before)
 
 
 def replay(history: Sequence[HistoryEvent], machine: Machine) -> list[AnyCommand]:

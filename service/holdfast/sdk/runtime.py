@@ -18,6 +18,8 @@ What the worker does with it:
     run.is_closed   # the last commands end the run; keep it until they are accepted
     run.close()     # eviction; never raises, runs no workflow code but suspended `finally`s
 
+The time of a turn is `run.loop.now`.
+
 `activate` and `predict` raise `NondeterminismError`, or `WorkflowTaskFailure` whose
 `cause` and `failure` are those of `FailWorkflowTask`. After any raise the run is broken:
 close it. All calls are synchronous, may be made from inside another event loop, and must
@@ -41,7 +43,6 @@ from holdfast.sdk.activities import ActivityHandle, ActivityOptions, Converter
 from holdfast.sdk.definitions import WorkflowDefinition
 from holdfast.sdk.loop import LoopClosed, Timer, new_loop
 from holdfast.sdk.replay import (
-    MARKERS_SAY_NOW,
     Activation,
     HistoryGap,
     NondeterminismError,
@@ -138,9 +139,8 @@ class WorkflowRun:
         is_fresh = self.started is None
         needed = _needed(self, events, head_seq)
         commands: list[AnyCommand] = []
-        live_now = now if MARKERS_SAY_NOW else None
         try:
-            for turn in activations(needed, seen_seq=self.seen_seq, now=self.loop.now, live_now=live_now):
+            for turn in activations(needed, seen_seq=self.seen_seq, now=self.loop.now, live_now=now):
                 commands = self.turn(turn)
                 if turn.marker is not None:
                     check(turn, commands, self)
@@ -175,6 +175,10 @@ class WorkflowRun:
         # Clean-up code that logs must not be heard.
         self.is_replaying = True
         self.loop.close()
+        self.main = None
+        for handle in self.activities.values():
+            # Tasks and what they wait for refer to each other until the latter is over.
+            handle.cancel()
         self.activities.clear()
         self.timers.clear()
         self.conditions.clear()
@@ -189,7 +193,7 @@ class WorkflowRun:
         commands: list[AnyCommand] = []
         self.commands = commands
         self._seq_before_turn = self._seq
-        if self._closing is not None:
+        if self.is_closed:
             return commands
         try:
             _learn(self, activation.events)
@@ -382,7 +386,7 @@ async def _main(run: WorkflowRun) -> None:
         else:
             result = await definition.run_fn(*run.args)
         run.returned(result)
-    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the run function is the user's
+    except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001 - the run function is the user's
         run.raised(error)
 
 
@@ -467,7 +471,9 @@ def _traced(
     run: WorkflowRun, events: Sequence[HistoryEvent], head_seq: int, now: float, error: NondeterminismError
 ) -> NondeterminismError:
     """The same error, of a second replay that notes where each command comes from."""
-    second = WorkflowRun(run.definition, run.identity, run.converter, is_traced=True)
+    second = WorkflowRun(
+        run.definition, run.identity, run.converter, failure_exception_types=run.failures, is_traced=True
+    )
     try:
         second.activate(events, head_seq=head_seq, now=now)
     except NondeterminismError as traced:

@@ -119,14 +119,14 @@ def _deliver(run: Receiver, handler: SignalDefinition, event: e.SignalReceived) 
 def _call(run: Receiver, handler: SignalDefinition, args: list[Any]) -> None:
     try:
         _bound(run, handler)(*args)
-    except Exception as error:  # noqa: BLE001 - the handler is the user's
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the handler is the user's
         run.raised(error)
 
 
 async def _run(run: Receiver, handler: SignalDefinition, args: list[Any], number: int) -> None:
     try:
         await _bound(run, handler)(*args)
-    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the handler is the user's
+    except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001 - the handler is the user's
         run.raised(error)
     finally:
         run.signals.running.pop(number, None)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -18,12 +17,11 @@ import msgspec
 from holdfast.activity import ActivityDefinition
 from holdfast.common import RawValue
 from holdfast.exceptions import (
-    ApplicationError,
-    ApplicationErrorCategory,
     CancelledError,
     HoldfastError,
     Refused,
 )
+from holdfast.sdk import worker_outcomes as outcomes
 from holdfast.sdk.activity_context import (
     ActivityCancellationDetails,
     ActivityContext,
@@ -108,7 +106,7 @@ class ActivityTasks:
         while self._waiting:
             task = self._waiting.popleft()
             self._leases.vacate()
-            self._crew.spawn(self._give_back(task))
+            self._crew.spawn(self._settle(outcomes.given_back(self._settings, task)))
         if not self._running:
             return
         runners = [attempt.runner for attempt in self._running.values() if attempt.runner is not None]
@@ -123,7 +121,7 @@ class ActivityTasks:
                 attempt.task.name,
                 attempt.task.workflow_id,
             )
-            self._crew.spawn(self._give_back(attempt.task))
+            self._crew.spawn(self._settle(outcomes.given_back(self._settings, attempt.task)))
 
     # -- one attempt -------------------------------------------------------------------
 
@@ -132,7 +130,8 @@ class ActivityTasks:
         definition = settings.activities.get(task.name) or settings.activities.get(None)
         if definition is None:
             self._leases.vacate()
-            self._crew.spawn(self._refuse(task))
+            error = outcomes.unknown(settings, task)
+            self._crew.spawn(self._settle(outcomes.failed(settings, self._leases, task, error)))
             return
         progress = Progress(settings, task, self._loop, lambda: self._heard_of(attempt))
         canceller = None
@@ -154,22 +153,24 @@ class ActivityTasks:
         attempt.runner = self._crew.spawn(self._run(attempt))
 
     async def _run(self, attempt: Attempt) -> None:
-        report: m.Report | None = None
-        turn_result: bytes | None = None
+        report: outcomes.ActivityReport | None = None
+        result: bytes | None = None
         try:
-            turn_result = await self._call(attempt)
+            result = await self._call(attempt)
         except (asyncio.CancelledError, CancelledError) as error:
-            report = self._cancelled(attempt, error)
+            why = attempt.context.cancellation_details
+            report = outcomes.cancelled(self._settings, self._leases, attempt.task, error, why)
         except Exception as error:  # noqa: BLE001 - user code runs here
-            report = self._failed(attempt.task, error) if self._is_ours(attempt) else None
+            if _is_ours(attempt):
+                report = outcomes.failed(self._settings, self._leases, attempt.task, error)
         self._end(attempt)
         # Cancellation was for the user's code alone; what follows must not notice it.
         while (this := asyncio.current_task()) is not None and this.cancelling():
             this.uncancel()
         if isinstance(report, m.FailActivity):
             await attempt.progress.flush()
-        if turn_result is not None and self._is_ours(attempt):
-            await self._complete(attempt.task, turn_result)
+        if result is not None and _is_ours(attempt):
+            await self._complete(attempt.task, result)
         elif report is not None:
             await self._report(report)
         else:
@@ -217,25 +218,15 @@ class ActivityTasks:
     # -- reports -----------------------------------------------------------------------
 
     async def _complete(self, task: m.ActivityTask, result: bytes) -> None:
-        leases, settings = self._leases, self._settings
         turn = self._crew.apart().run(self._workflows.turn_for, task, result)
-        answer = await self._report(
-            m.CompleteActivity(
-                run_id=task.run_id,
-                worker=settings.worker,
-                task_queue=settings.task_queue,
-                workflow_slots=leases.workflow_slots,
-                activity_slots=leases.activity_slots,
-                seq=task.seq,
-                fence=task.fence,
-                result=result,
-                turn=turn,
-            )
-        )
+        answer = await self._report(outcomes.completed(self._settings, self._leases, task, result, turn))
         if turn is not None:
             self._crew.apart().run(self._workflows.settle_turn, task.run_id, answer)
 
-    async def _report(self, report: Any) -> m.Reported | None:
+    async def _settle(self, report: outcomes.ActivityReport) -> None:
+        await self._report(report)
+
+    async def _report(self, report: outcomes.ActivityReport) -> m.Reported | None:
         """The answer to a report, whose tasks are accepted already; None if it was refused."""
         answer: m.Reported | None = None
         try:
@@ -248,68 +239,6 @@ class ActivityTasks:
         if answer is not None:
             self._crew.apart().run(self._accept, answer)
         return answer
-
-    async def _give_back(self, task: m.ActivityTask) -> None:
-        await self._report(
-            m.ReleaseTask(run_id=task.run_id, worker=self._settings.worker, fence=task.fence, seq=task.seq)
-        )
-
-    async def _refuse(self, task: m.ActivityTask) -> None:
-        await self._report(self._failed(task, self._unknown(task)))
-
-    def _failed(self, task: m.ActivityTask, error: BaseException) -> m.FailActivity:
-        benign = isinstance(error, ApplicationError) and error.category == ApplicationErrorCategory.BENIGN
-        log.log(
-            logging.DEBUG if benign else logging.WARNING,
-            "activity %s of workflow %s failed in attempt %d",
-            task.name,
-            task.workflow_id,
-            task.attempt,
-            exc_info=error,
-        )
-        settings = self._settings
-        return m.FailActivity(
-            run_id=task.run_id,
-            worker=settings.worker,
-            task_queue=settings.task_queue,
-            workflow_slots=self._leases.workflow_slots,
-            activity_slots=self._leases.activity_slots,
-            seq=task.seq,
-            fence=task.fence,
-            failure=settings.converter.encode_failure(error),
-        )
-
-    def _cancelled(self, attempt: Attempt, error: BaseException) -> m.Report | None:
-        task, why = attempt.task, attempt.context.cancellation_details
-        if why is None:
-            return self._failed(task, error)
-        if why.not_found or why.timed_out:
-            return None
-        if why.worker_shutdown:
-            return m.ReleaseTask(
-                run_id=task.run_id, worker=self._settings.worker, fence=task.fence, seq=task.seq
-            )
-        details = b""
-        if isinstance(error, CancelledError) and error.details:
-            details = self._settings.converter.encode_failure(error).details
-        return m.CancelActivity(
-            run_id=task.run_id,
-            worker=self._settings.worker,
-            task_queue=self._settings.task_queue,
-            workflow_slots=self._leases.workflow_slots,
-            activity_slots=self._leases.activity_slots,
-            seq=task.seq,
-            fence=task.fence,
-            details=details,
-        )
-
-    def _unknown(self, task: m.ActivityTask) -> ApplicationError:
-        known = ", ".join(sorted(name for name in self._settings.activities if name)) or "none"
-        return ApplicationError(
-            f"Activity function {task.name} for workflow {task.workflow_id} is not registered on this worker, "
-            f"available activities: {known}",
-            type="NotFoundError",
-        )
 
     # -- cancellation ------------------------------------------------------------------
 
@@ -336,13 +265,14 @@ class ActivityTasks:
         elif attempt.is_in_code and attempt.runner is not None:
             attempt.runner.cancel()
 
-    def _is_ours(self, attempt: Attempt) -> bool:
-        why = attempt.context.cancellation_details
-        return why is None or not (why.not_found or why.timed_out)
-
     def _attempt_of(self, lease: m.Lease) -> Attempt | None:
         attempt = self._running.get((lease.run_id, lease.seq))
         return attempt if attempt is not None and attempt.task.fence == lease.fence else None
+
+
+def _is_ours(attempt: Attempt) -> bool:
+    why = attempt.context.cancellation_details
+    return why is None or not (why.not_found or why.timed_out)
 
 
 def _call_in_thread(canceller: ThreadCanceller | None, fn: Callable[..., Any], args: list[Any]) -> Any:

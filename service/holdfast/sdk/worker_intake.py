@@ -41,7 +41,8 @@ class Intake:
         self._bus = settings.rpc.bus
         self._own: Subscription | None = None
         self._hints: dict[TaskKind, Subscription] = {}
-        self._is_wanted = False
+        # The kinds that may have ready tasks which nobody here has asked for yet.
+        self._wanted: set[TaskKind] = set()
         self._is_claiming = False
         self._is_stopped = False
         self._complaint = ""
@@ -50,14 +51,14 @@ class Intake:
         """Listen, and look for work that is there already."""
         subject = subjects.worker(self._settings.namespace, self._settings.worker)
         self._own = self._bus.subscribe(subject, self._on_push)
-        self._bus.on_up.append(self.look)
-        self.look()
+        self._bus.on_up.append(self._look_for_all)
+        self._look_for_all()
 
     def stop(self) -> None:
         """Take no further tasks. Cancellations are still heard, until `close`."""
         self._is_stopped = True
-        if self.look in self._bus.on_up:
-            self._bus.on_up.remove(self.look)
+        if self._look_for_all in self._bus.on_up:
+            self._bus.on_up.remove(self._look_for_all)
         for kind in list(self._hints):
             self._crew.spawn(self._deafen(kind))
 
@@ -66,32 +67,35 @@ class Intake:
         if self._own is not None:
             await self._own.unsubscribe()
 
-    def look(self) -> None:
-        """There may be work: claim as soon as there is room for it."""
-        self._is_wanted = True
-        if not self._is_claiming and not self._is_stopped and self._has_room():
-            self._is_claiming = True
-            self._listen()
-            self._crew.spawn(self._claim_all())
-
     def on_free(self) -> None:
         """A slot has become free."""
-        if not self._is_stopped and (self._is_wanted or len(self._hints) < self._kinds()):
-            self.look()
+        if self._wanted:
+            self._go()
 
-    def _has_room(self) -> bool:
-        return self._leases.workflow_slots > 0 or self._leases.activity_slots > 0
-
-    def _kinds(self) -> int:
+    def _look_for_all(self) -> None:
         workflow_slots, activity_slots = self._settings.slots
-        return (workflow_slots > 0) + (activity_slots > 0)
+        if workflow_slots:
+            self._wanted.add("workflow")
+        if activity_slots:
+            self._wanted.add("activity")
+        self._go()
 
-    def _listen(self) -> None:
+    def _go(self) -> None:
+        """Claim what is wanted, if there is room for any of it."""
+        if not self._is_claiming and not self._is_stopped and self._claimable():
+            self._is_claiming = True
+            self._crew.spawn(self._claim_all())
+
+    def _claimable(self) -> set[TaskKind]:
+        return {kind for kind in self._wanted if self._room(kind)}
+
+    def _room(self, kind: TaskKind) -> int:
+        return self._leases.workflow_slots if kind == "workflow" else self._leases.activity_slots
+
+    def _listen(self, kinds: set[TaskKind]) -> None:
         settings = self._settings
-        workflow_slots, activity_slots = settings.slots
-        kinds: list[tuple[TaskKind, int]] = [("workflow", workflow_slots), ("activity", activity_slots)]
-        for kind, slots in kinds:
-            if slots and kind not in self._hints:
+        for kind in kinds:
+            if kind not in self._hints:
                 subject = subjects.hint(settings.namespace, kind, settings.task_queue)
                 self._hints[kind] = self._bus.subscribe(
                     subject, lambda msg, kind=kind: self._on_hint(kind, msg), QUEUE_GROUP
@@ -108,12 +112,11 @@ class Intake:
         self._bus.publish(msg.subject, msg.data)
 
     def _on_hint(self, kind: TaskKind, msg: Msg) -> None:
-        slots = self._leases.workflow_slots if kind == "workflow" else self._leases.activity_slots
-        if slots > 0 and not self._is_stopped:
-            self.look()
-            return
-        self._is_wanted = True
-        self._crew.spawn(self._pass_on(kind, msg))
+        self._wanted.add(kind)
+        if self._room(kind) and not self._is_stopped:
+            self._go()
+        else:
+            self._crew.spawn(self._pass_on(kind, msg))
 
     def _on_push(self, msg: Msg) -> None:
         if msg.reply:
@@ -129,22 +132,24 @@ class Intake:
         if push.workflow_tasks or push.activity_tasks:
             self._accept(push.workflow_tasks, push.activity_tasks)
         if push.is_look:
-            self.look()
+            self._look_for_all()
 
     async def _claim_all(self) -> None:
         attempt = 0
         try:
-            while self._is_wanted and not self._is_stopped and self._has_room():
-                self._is_wanted = False
+            while (kinds := self._claimable()) and not self._is_stopped:
+                self._listen(kinds)
+                self._wanted -= kinds
                 try:
                     tasks: m.Tasks = await self._settings.rpc.once("claim", self._claim())
                 except HoldfastError as error:
                     attempt += 1
-                    self._is_wanted = True
+                    self._wanted |= kinds
                     await asyncio.sleep(self._delay_after(error, attempt))
                     continue
                 attempt, self._complaint = 0, ""
-                self._is_wanted = self._is_wanted or tasks.is_more
+                if tasks.is_more:
+                    self._wanted |= kinds
                 self._accept(tasks.workflow_tasks, tasks.activity_tasks)
         finally:
             self._is_claiming = False

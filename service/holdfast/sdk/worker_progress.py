@@ -114,7 +114,8 @@ class Progress:
             )
         except Unavailable as error:
             log.debug("heartbeat of activity %s could not be delivered: %s", task.name, error)
-            self._details = self._details if self._details is not None else details
+            if self._details is None:
+                self._details = details
             self._next_at = self._loop.time() + min(RETRY_S, self._interval_s)
         except Invalid as error:
             log.warning("heartbeat of activity %s was refused: %s", task.name, error)

@@ -45,7 +45,7 @@ class WorkflowTasks:
         self._crew = crew
         self._accept = accept
         self._cache: OrderedDict[str, CachedRun] = OrderedDict()
-        # The service's clock minus ours: predicted turns take the time from here.
+        # The service's clock minus this process's: predicted turns take the time from here.
         self._clock_offset_s = 0.0
         # What was last said of a failing run, so that its retries are not logged at full length.
         self._told: dict[str, str] = {}
@@ -60,7 +60,7 @@ class WorkflowTasks:
         if entry is not None and entry.is_busy:
             entry.waiting = task
             return
-        self._clock_offset_s = task.now - time.time()
+        self._clock_offset_s = task.now - time.monotonic()
         self._work(task, entry, task.events)
 
     def turn_for(self, task: m.ActivityTask, result: bytes) -> m.Turn | None:
@@ -80,7 +80,7 @@ class WorkflowTasks:
             seq=task.seq, result=result, attempt=task.attempt, worker=self._settings.worker
         )
         try:
-            commands = run.predict(event, now=time.time() + self._clock_offset_s)
+            commands = run.predict(event, now=time.monotonic() + self._clock_offset_s)
         except (NondeterminismError, WorkflowTaskFailure):
             # The ordinary task that follows the activity's completion will say it.
             self._evict(task.run_id)
@@ -88,7 +88,7 @@ class WorkflowTasks:
         if commands is None:
             return None
         entry.is_busy = True
-        return m.Turn(assumed_seq=run.seen_seq, commands=commands, build_id=self._settings.build_id, sdk=SDK)
+        return m.Turn(assumed_seq=run.seen_seq, now=run.loop.now, commands=commands, build_id=self._settings.build_id, sdk=SDK)
 
     def settle_turn(self, run_id: str, answer: m.Reported | None) -> None:
         """The service has answered the report that carried the turn; None if it did not take it."""
@@ -191,6 +191,7 @@ class WorkflowTasks:
             activity_slots=leases.activity_slots,
             fence=task.fence,
             seen_seq=entry.run.seen_seq,
+            now=entry.run.loop.now,
             commands=commands,
             build_id=settings.build_id,
             sdk=SDK,

@@ -1,141 +1,141 @@
-"""The statements about what a run owns: events, tasks, activities, timers, requests, outbox.
+"""The statements that read what a run owns, under the run's lock: tasks, activities, timers, kept requests.
 
 Times go in and come out as epoch seconds, run ids as text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
 from holdfast.core import state as s
-from holdfast.store.session import Query, Statement
+from holdfast.store.session import Query
 from holdfast.wire import codec
 from holdfast.wire.failures import Failure
 
-TASK_COLUMNS = (
-    "run_id",
-    "ready_at",
-    "deadline",
-    "leased_at",
-    "lease_until",
-    "heartbeat_at",
-    "start_by",
-    "close_by",
-    "sticky_until",
-    "fence",
-    "start_to_close_s",
-    "heartbeat_s",
-    "seq",
-    "attempt",
-    "namespace",
-    "task_queue",
-    "worker",
-    "sticky_worker",
-)
-ACTIVITY_COLUMNS = (
-    "run_id",
-    "scheduled_at",
-    "closed_at",
-    "closed_fence",
-    "seq",
-    "scheduled_seq",
-    "attempt",
-    "is_cancel_requested",
-    "namespace",
-    "activity_id",
-    "name",
-    "task_queue",
-    "status",
-)
-ACTIVITY_CHANGED = (
-    "run_id",
-    "seq",
-    "status",
-    "attempt",
-    "is_cancel_requested",
-    "heartbeat_details",
-    "last_heartbeat_at",
-    "closed_at",
-    "closed_fence",
-)
-TIMER_COLUMNS = ("run_id", "fire_at", "seq", "state")
-REQUEST_COLUMNS = ("namespace", "request_id", "run_id", "hash")
+_options = msgspec.msgpack.Decoder(s.Options)
+_TASK_FIELDS = [name for name in s.Task.__struct_fields__ if name not in ("run_id", "seq")]
+_ACTIVITY_FIELDS = [
+    name for name in s.Activity.__struct_fields__ if name not in ("run_id", "seq", "options", "last_failure")
+]
 
 
-class ActivityRow(msgspec.Struct, kw_only=True):
-    """An activity whose options and failure are still encoded."""
+class WorkRow(msgspec.Struct, kw_only=True):
+    """A named piece of work: its open task and its activity, each if there is one."""
 
     run_id: str
-    scheduled_at: float
-    last_heartbeat_at: float | None
-    closed_at: float | None
-    closed_fence: int
     seq: int
-    scheduled_seq: int
-    attempt: int
-    is_cancel_requested: bool
-    namespace: str
-    activity_id: str
-    name: str
-    task_queue: str
-    status: str
-    options: bytes
-    last_failure: bytes | None
-    heartbeat_details: bytes
+    is_task: bool
+    task_namespace: str | None
+    task_task_queue: str | None
+    task_ready_at: float | None
+    task_fence: int | None
+    task_attempt: int | None
+    task_worker: str | None
+    task_leased_at: float | None
+    task_lease_until: float | None
+    task_heartbeat_at: float | None
+    task_start_to_close_s: float | None
+    task_heartbeat_s: float | None
+    task_start_by: float | None
+    task_close_by: float | None
+    task_deadline: float | None
+    task_sticky_worker: str | None
+    task_sticky_until: float | None
+    is_activity: bool
+    activity_namespace: str | None
+    activity_activity_id: str | None
+    activity_name: str | None
+    activity_task_queue: str | None
+    activity_scheduled_seq: int | None
+    activity_options: bytes | None
+    activity_scheduled_at: float | None
+    activity_status: str | None
+    activity_attempt: int | None
+    activity_is_cancel_requested: bool | None
+    activity_last_failure: bytes | None
+    activity_heartbeat_details: bytes | None
+    activity_last_heartbeat_at: float | None
+    activity_closed_at: float | None
+    activity_closed_fence: int | None
 
-    def activity(self, decode_options: Callable[[bytes], s.Options]) -> s.Activity:
-        """The row as the core knows it."""
-        failure = None if self.last_failure is None else codec.decode(self.last_failure, Failure)
-        names = [name for name in self.__struct_fields__ if name not in ("options", "last_failure")]
-        fields = {name: getattr(self, name) for name in names}
-        return s.Activity(**fields, options=decode_options(self.options), last_failure=failure)
+    def task(self) -> s.Task | None:
+        """The open task."""
+        if not self.is_task:
+            return None
+        fields: dict[str, Any] = {name: getattr(self, f"task_{name}") for name in _TASK_FIELDS}
+        return s.Task(run_id=self.run_id, seq=self.seq, **fields)
+
+    def activity(self) -> s.Activity | None:
+        """The activity, open or settled."""
+        if not self.is_activity or self.activity_options is None:
+            return None
+        fields: dict[str, Any] = {name: getattr(self, f"activity_{name}") for name in _ACTIVITY_FIELDS}
+        failure = self.activity_last_failure
+        return s.Activity(
+            run_id=self.run_id,
+            seq=self.seq,
+            options=_options.decode(self.activity_options),
+            last_failure=None if failure is None else codec.decode(failure, Failure),
+            **fields,
+        )
 
 
 # Tasks are locked too: a claim locks nothing else, and its lease must not be overwritten.
-LOCK_TASKS = Query(
+LOCK_WORK = Query(
     """
+    WITH asked AS (
+        SELECT a.run_id, a.seq
+        FROM unnest($1::uuid[], $2::int[]) AS a (run_id, seq)
+    ), locked AS MATERIALIZED (
+        SELECT t.*
+        FROM task AS t
+        JOIN asked AS a ON a.run_id = t.run_id AND a.seq = t.seq
+        ORDER BY t.run_id, t.seq
+        FOR UPDATE OF t
+    )
     SELECT
-        t.run_id::text AS run_id,
-        t.seq,
-        t.namespace,
-        t.task_queue,
-        extract(epoch FROM t.ready_at)::float8 AS ready_at,
-        t.fence,
-        t.attempt,
-        t.worker,
-        extract(epoch FROM t.leased_at)::float8 AS leased_at,
-        extract(epoch FROM t.lease_until)::float8 AS lease_until,
-        extract(epoch FROM t.heartbeat_at)::float8 AS heartbeat_at,
-        t.start_to_close_s,
-        t.heartbeat_s,
-        extract(epoch FROM t.start_by)::float8 AS start_by,
-        extract(epoch FROM t.close_by)::float8 AS close_by,
-        extract(epoch FROM t.deadline)::float8 AS deadline,
-        t.sticky_worker,
-        extract(epoch FROM t.sticky_until)::float8 AS sticky_until
-    FROM task AS t
-    JOIN unnest($1::uuid[], $2::int[]) AS asked (run_id, seq) ON asked.run_id = t.run_id AND asked.seq = t.seq
-    ORDER BY t.run_id, t.seq
-    FOR UPDATE OF t
+        asked.run_id::text AS run_id,
+        asked.seq,
+        t.run_id IS NOT NULL AS is_task,
+        t.namespace AS task_namespace,
+        t.task_queue AS task_task_queue,
+        extract(epoch FROM t.ready_at)::float8 AS task_ready_at,
+        t.fence AS task_fence,
+        t.attempt AS task_attempt,
+        t.worker AS task_worker,
+        extract(epoch FROM t.leased_at)::float8 AS task_leased_at,
+        extract(epoch FROM t.lease_until)::float8 AS task_lease_until,
+        extract(epoch FROM t.heartbeat_at)::float8 AS task_heartbeat_at,
+        t.start_to_close_s AS task_start_to_close_s,
+        t.heartbeat_s AS task_heartbeat_s,
+        extract(epoch FROM t.start_by)::float8 AS task_start_by,
+        extract(epoch FROM t.close_by)::float8 AS task_close_by,
+        extract(epoch FROM t.deadline)::float8 AS task_deadline,
+        t.sticky_worker AS task_sticky_worker,
+        extract(epoch FROM t.sticky_until)::float8 AS task_sticky_until,
+        a.run_id IS NOT NULL AS is_activity,
+        a.namespace AS activity_namespace,
+        a.activity_id AS activity_activity_id,
+        a.name AS activity_name,
+        a.task_queue AS activity_task_queue,
+        a.scheduled_seq AS activity_scheduled_seq,
+        a.options AS activity_options,
+        extract(epoch FROM a.scheduled_at)::float8 AS activity_scheduled_at,
+        a.status AS activity_status,
+        a.attempt AS activity_attempt,
+        a.is_cancel_requested AS activity_is_cancel_requested,
+        a.last_failure AS activity_last_failure,
+        a.heartbeat_details AS activity_heartbeat_details,
+        extract(epoch FROM a.last_heartbeat_at)::float8 AS activity_last_heartbeat_at,
+        extract(epoch FROM a.closed_at)::float8 AS activity_closed_at,
+        a.closed_fence AS activity_closed_fence
+    FROM asked
+    LEFT JOIN locked AS t ON t.run_id = asked.run_id AND t.seq = asked.seq
+    LEFT JOIN activity AS a ON asked.seq > 0 AND a.run_id = asked.run_id AND a.seq = asked.seq
     """,
-    s.Task,
-)
-
-READ_ACTIVITIES = Query(
-    """
-    SELECT
-        a.run_id::text AS run_id,
-        extract(epoch FROM a.scheduled_at)::float8 AS scheduled_at,
-        extract(epoch FROM a.last_heartbeat_at)::float8 AS last_heartbeat_at,
-        extract(epoch FROM a.closed_at)::float8 AS closed_at,
-        a.closed_fence, a.seq, a.scheduled_seq, a.attempt, a.is_cancel_requested,
-        a.namespace, a.activity_id, a.name, a.task_queue, a.status, a.options, a.last_failure, a.heartbeat_details
-    FROM activity AS a
-    JOIN unnest($1::uuid[], $2::int[]) AS asked (run_id, seq) ON asked.run_id = a.run_id AND asked.seq = a.seq
-    """,
-    ActivityRow,
+    WorkRow,
 )
 
 READ_TIMERS = Query(
@@ -155,163 +155,4 @@ READ_REQUESTS = Query(
         ON asked.namespace = r.namespace AND asked.request_id = r.request_id
     """,
     s.KeptRequest,
-)
-
-INSERT_EVENTS = Statement(
-    """
-    INSERT INTO event (run_id, recorded_at, seq, type, body)
-    SELECT n.run_id, to_timestamp(n.recorded_at), n.seq, n.type, n.body
-    FROM unnest($1::uuid[], $2::float8[], $3::int[], $4::text[], $5::bytea[]) AS n (run_id, recorded_at, seq, type, body)
-    """
-)
-
-PUT_TASKS = Statement(
-    """
-    INSERT INTO task (
-        run_id, ready_at, deadline, leased_at, lease_until, heartbeat_at, start_by, close_by, sticky_until, fence,
-        start_to_close_s, heartbeat_s, seq, attempt, namespace, task_queue, worker, sticky_worker
-    )
-    SELECT
-        n.run_id, to_timestamp(n.ready_at), to_timestamp(n.deadline), to_timestamp(n.leased_at),
-        to_timestamp(n.lease_until), to_timestamp(n.heartbeat_at), to_timestamp(n.start_by), to_timestamp(n.close_by),
-        to_timestamp(n.sticky_until), n.fence, n.start_to_close_s, n.heartbeat_s, n.seq, n.attempt, n.namespace,
-        n.task_queue, n.worker, n.sticky_worker
-    FROM unnest(
-        $1::uuid[], $2::float8[], $3::float8[], $4::float8[], $5::float8[], $6::float8[], $7::float8[], $8::float8[],
-        $9::float8[], $10::bigint[], $11::float8[], $12::float8[], $13::int[], $14::int[], $15::text[], $16::text[],
-        $17::text[], $18::text[]
-    ) AS n (
-        run_id, ready_at, deadline, leased_at, lease_until, heartbeat_at, start_by, close_by, sticky_until, fence,
-        start_to_close_s, heartbeat_s, seq, attempt, namespace, task_queue, worker, sticky_worker
-    )
-    ON CONFLICT (run_id, seq) DO UPDATE
-    SET
-        ready_at = excluded.ready_at,
-        deadline = excluded.deadline,
-        leased_at = excluded.leased_at,
-        lease_until = excluded.lease_until,
-        heartbeat_at = excluded.heartbeat_at,
-        start_by = excluded.start_by,
-        close_by = excluded.close_by,
-        sticky_until = excluded.sticky_until,
-        fence = excluded.fence,
-        attempt = excluded.attempt,
-        worker = excluded.worker,
-        sticky_worker = excluded.sticky_worker
-    """
-)
-
-DELETE_TASKS = Statement(
-    """
-    DELETE FROM task AS t
-    USING unnest($1::uuid[], $2::int[]) AS gone (run_id, seq)
-    WHERE t.run_id = gone.run_id AND t.seq = gone.seq
-    """
-)
-
-INSERT_ACTIVITIES = Statement(
-    """
-    INSERT INTO activity (
-        run_id, scheduled_at, closed_at, closed_fence, seq, scheduled_seq, attempt, is_cancel_requested, namespace,
-        activity_id, name, task_queue, status, options, heartbeat_details
-    )
-    SELECT
-        n.run_id, to_timestamp(n.scheduled_at), to_timestamp(n.closed_at), n.closed_fence, n.seq, n.scheduled_seq,
-        n.attempt, n.is_cancel_requested, n.namespace, n.activity_id, n.name, n.task_queue, n.status, n.options, ''
-    FROM unnest(
-        $1::uuid[], $2::float8[], $3::float8[], $4::bigint[], $5::int[], $6::int[], $7::int[], $8::boolean[],
-        $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::bytea[]
-    ) AS n (
-        run_id, scheduled_at, closed_at, closed_fence, seq, scheduled_seq, attempt, is_cancel_requested, namespace,
-        activity_id, name, task_queue, status, options
-    )
-    """
-)
-
-UPDATE_ACTIVITIES = Statement(
-    """
-    UPDATE activity AS a
-    SET
-        status = n.status,
-        attempt = n.attempt,
-        is_cancel_requested = n.is_cancel_requested,
-        heartbeat_details = n.heartbeat_details,
-        last_heartbeat_at = to_timestamp(n.last_heartbeat_at),
-        closed_at = to_timestamp(n.closed_at),
-        closed_fence = n.closed_fence,
-        last_failure = n.last_failure
-    FROM unnest(
-        $1::uuid[], $2::int[], $3::text[], $4::int[], $5::boolean[], $6::bytea[], $7::float8[], $8::float8[],
-        $9::bigint[], $10::bytea[]
-    ) AS n (
-        run_id, seq, status, attempt, is_cancel_requested, heartbeat_details, last_heartbeat_at, closed_at,
-        closed_fence, last_failure
-    )
-    WHERE a.run_id = n.run_id AND a.seq = n.seq
-    """
-)
-
-INSERT_TIMERS = Statement(
-    """
-    INSERT INTO timer (run_id, fire_at, seq, state)
-    SELECT n.run_id, to_timestamp(n.fire_at), n.seq, n.state
-    FROM unnest($1::uuid[], $2::float8[], $3::int[], $4::smallint[]) AS n (run_id, fire_at, seq, state)
-    """
-)
-
-UPDATE_TIMERS = Statement(
-    """
-    UPDATE timer AS t
-    SET state = n.state
-    FROM unnest($1::uuid[], $2::int[], $3::smallint[]) AS n (run_id, seq, state)
-    WHERE t.run_id = n.run_id AND t.seq = n.seq
-    """
-)
-
-INSERT_REQUESTS = Statement(
-    """
-    INSERT INTO request (namespace, request_id, run_id, hash)
-    SELECT n.namespace, n.request_id, n.run_id, n.hash
-    FROM unnest($1::text[], $2::text[], $3::uuid[], $4::bytea[]) AS n (namespace, request_id, run_id, hash)
-    """
-)
-
-INSERT_OUTBOX = Statement(
-    """
-    INSERT INTO outbox (run_id, first_seq, last_seq)
-    SELECT n.run_id, n.first_seq, n.last_seq
-    FROM unnest($1::uuid[], $2::int[], $3::int[]) AS n (run_id, first_seq, last_seq)
-    """
-)
-
-CLOSE_TASKS = Query(
-    """
-    DELETE FROM task
-    WHERE run_id = ANY($1::uuid[])
-    RETURNING
-        run_id::text AS run_id,
-        seq,
-        namespace,
-        task_queue,
-        extract(epoch FROM ready_at)::float8 AS ready_at,
-        fence,
-        worker
-    """,
-    s.Task,
-)
-
-CLOSE_ACTIVITIES = Statement(
-    """
-    UPDATE activity
-    SET status = 'CANCELLED', closed_at = clock_timestamp()
-    WHERE run_id = ANY($1::uuid[]) AND closed_at IS NULL
-    """
-)
-
-CLOSE_TIMERS = Statement(
-    """
-    UPDATE timer
-    SET state = 2
-    WHERE run_id = ANY($1::uuid[]) AND state = 0
-    """
 )

@@ -1,4 +1,4 @@
-"""The statements about run rows: find, lock, insert, update.
+"""The statements that find and lock run rows.
 
 Times go in and come out as epoch seconds, run ids as text.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from holdfast.core import state as s
-from holdfast.store.session import Query, Statement
+from holdfast.store.session import Query
 
 RUN_COLUMNS = (
     "run_id",
@@ -34,27 +34,6 @@ RUN_COLUMNS = (
     "status",
     "request_id",
     "request_hash",
-    "sticky_worker",
-    "task_failure_cause",
-    "task_failure",
-)
-RUN_UPDATED = (
-    "run_id",
-    "last_at",
-    "closed_at",
-    "fence",
-    "done_fence",
-    "last_seq",
-    "last_message_seq",
-    "command_seq",
-    "done_seq",
-    "done_marker",
-    "done_head",
-    "open_activities",
-    "open_timers",
-    "sticky_seq",
-    "is_cancel_requested",
-    "status",
     "sticky_worker",
     "task_failure_cause",
     "task_failure",
@@ -104,12 +83,6 @@ class ResolvedRow(LockedRun, kw_only=True):
 
     position: int
     is_newest: bool
-
-
-class RunId(msgspec.Struct):
-    """A run id."""
-
-    run_id: str
 
 
 RESOLVE = Query(
@@ -182,69 +155,4 @@ LOCK_RUNS = Query(
     LEFT JOIN locked AS r ON r.run_id = asked.run_id
     """,
     LockedRun,
-)
-
-UPDATE_RUNS = Statement(
-    """
-    UPDATE run
-    SET
-        last_at = to_timestamp(n.last_at),
-        closed_at = to_timestamp(n.closed_at),
-        fence = n.fence,
-        done_fence = n.done_fence,
-        last_seq = n.last_seq,
-        last_message_seq = n.last_message_seq,
-        command_seq = n.command_seq,
-        done_seq = n.done_seq,
-        done_marker = n.done_marker,
-        done_head = n.done_head,
-        open_activities = n.open_activities,
-        open_timers = n.open_timers,
-        sticky_seq = n.sticky_seq,
-        is_cancel_requested = n.is_cancel_requested,
-        status = n.status,
-        sticky_worker = n.sticky_worker,
-        task_failure_cause = n.task_failure_cause,
-        task_failure = n.task_failure
-    FROM unnest(
-        $1::uuid[], $2::float8[], $3::float8[], $4::bigint[], $5::bigint[], $6::int[], $7::int[], $8::int[], $9::int[],
-        $10::int[], $11::int[], $12::int[], $13::int[], $14::int[], $15::boolean[], $16::text[], $17::text[], $18::text[],
-        $19::bytea[]
-    ) AS n (
-        run_id, last_at, closed_at, fence, done_fence, last_seq, last_message_seq, command_seq, done_seq,
-        done_marker, done_head, open_activities, open_timers, sticky_seq, is_cancel_requested, status, sticky_worker,
-        task_failure_cause, task_failure
-    )
-    WHERE run.run_id = n.run_id
-    """
-)
-
-# A workflow id that somebody else opened meanwhile is left out, not an error: its request is decided again.
-INSERT_RUNS = Query(
-    """
-    INSERT INTO run (
-        run_id, last_at, created_at, closed_at, fence, done_fence, last_seq, last_message_seq, command_seq, done_seq,
-        done_marker, done_head, open_activities, open_timers, sticky_seq, is_cancel_requested, namespace, workflow_id,
-        workflow_type, task_queue, status, request_id, request_hash, sticky_worker, task_failure_cause, task_failure
-    )
-    SELECT
-        n.run_id, to_timestamp(n.last_at), to_timestamp(n.created_at), to_timestamp(n.closed_at), n.fence, n.done_fence,
-        n.last_seq, n.last_message_seq, n.command_seq, n.done_seq, n.done_marker, n.done_head, n.open_activities, n.open_timers,
-        n.sticky_seq, n.is_cancel_requested, n.namespace, n.workflow_id, n.workflow_type, n.task_queue, n.status,
-        n.request_id, n.request_hash, n.sticky_worker, n.task_failure_cause, n.task_failure
-    FROM unnest(
-        $1::uuid[], $2::float8[], $3::float8[], $4::float8[], $5::bigint[], $6::bigint[], $7::int[], $8::int[], $9::int[],
-        $10::int[], $11::int[], $12::int[], $13::int[], $14::int[], $15::int[], $16::boolean[], $17::text[], $18::text[],
-        $19::text[], $20::text[], $21::text[], $22::text[], $23::bytea[], $24::text[], $25::text[], $26::bytea[]
-    ) WITH ORDINALITY AS n (
-        run_id, last_at, created_at, closed_at, fence, done_fence, last_seq, last_message_seq, command_seq, done_seq,
-        done_marker, done_head, open_activities, open_timers, sticky_seq, is_cancel_requested, namespace, workflow_id,
-        workflow_type, task_queue, status, request_id, request_hash, sticky_worker, task_failure_cause, task_failure,
-        position
-    )
-    ORDER BY n.position
-    ON CONFLICT (namespace, workflow_id) WHERE closed_at IS NULL DO NOTHING
-    RETURNING run_id::text AS run_id
-    """,
-    RunId,
 )

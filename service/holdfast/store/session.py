@@ -7,7 +7,7 @@ Nothing from asyncpg leaves this module. A broken connection before the commit i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Generic, TypeVar
 
@@ -79,19 +79,35 @@ class Counts:
 
 
 class Session:
-    """One connection for the time of one transaction (or of one statement)."""
+    """One connection for the time of one transaction, or of single statements until `begin`."""
 
-    __slots__ = ("_connection", "_counts")
+    __slots__ = ("_connection", "_counts", "is_begun")
 
     def __init__(self, connection: Any, counts: Counts) -> None:
         self._connection = connection
         self._counts = counts
+        self.is_begun = False
+
+    async def begin(self) -> None:
+        """From now on everything commits together, or not at all."""
+        if not self.is_begun:
+            await self._connection.execute("BEGIN")
+            self.is_begun = True
 
     async def rows(self, query: Query[Row], *args: object) -> list[Row]:
         """All rows of *query*."""
         self._counts.statements += 1
         make = query.row
         return [make(**record) for record in await self._connection.fetch(query.text, *args)]
+
+    async def write(self, query: Query[Row], *args: object) -> list[Row]:
+        """All rows of *query*, which changes something: without `begin` it is its own transaction."""
+        if self.is_begun:
+            return await self.rows(query, *args)
+        with _own_errors(OutcomeUnknown, "the change may or may not have been made"):
+            rows = await self.rows(query, *args)
+        self._counts.commits += 1
+        return rows
 
     async def run(self, statement: Statement, *args: object) -> int:
         """How many rows *statement* touched."""
@@ -110,34 +126,42 @@ class Pool:
         self.counts = Counts()
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Session]:
+    async def transaction(self, *, is_deferred: bool = False) -> AsyncIterator[Session]:
         """A transaction: committed when the block ends, rolled back when it raises.
 
+        With *is_deferred* it begins when the block says so (`Session.begin`), if at all.
         Raises `Unavailable` (nothing written), `OutcomeUnknown` (the commit may have
         happened), `Retryable` or `Conflict` (rolled back).
         """
         with _own_errors(Unavailable, "nothing was written"):
             connection = await self._acquire()
+        session = Session(connection, self.counts)
         is_broken = True
         try:
             with _own_errors(Unavailable, "nothing was written"):
-                await connection.execute("BEGIN")
                 try:
-                    yield Session(connection, self.counts)
+                    if not is_deferred:
+                        await session.begin()
+                    yield session
                 except BaseException as error:
-                    self.counts.rollbacks += 1
                     # A cancelled statement may still be running: such a connection is cut instead.
                     if not connection.is_closed() and not isinstance(error, asyncio.CancelledError):
-                        async with asyncio.timeout(2.0):
-                            await connection.execute("ROLLBACK")
+                        await self._roll_back(session, connection)
                         is_broken = False
                     raise
-            with _own_errors(OutcomeUnknown, "the change may or may not have been made"):
-                await connection.execute("COMMIT")
-            self.counts.commits += 1
+            if session.is_begun:
+                with _own_errors(OutcomeUnknown, "the change may or may not have been made"):
+                    await connection.execute("COMMIT")
+                self.counts.commits += 1
             is_broken = False
         finally:
             await self._release(connection, is_broken)
+
+    async def _roll_back(self, session: Session, connection: Any) -> None:
+        self.counts.rollbacks += 1
+        if session.is_begun:
+            async with asyncio.timeout(2.0):
+                await connection.execute("ROLLBACK")
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Session]:
@@ -191,6 +215,8 @@ async def open_pool(url: str, *, size: int, name: str) -> Pool:
                 "application_name": name,
                 "search_path": "holdfast",
                 "jit": "off",
+                # Planned once: the statements are the same whatever the arrays hold.
+                "plan_cache_mode": "force_generic_plan",
                 "statement_timeout": "15000",
                 "lock_timeout": "10000",
                 "idle_in_transaction_session_timeout": "5000",
@@ -239,8 +265,3 @@ class _own_errors:  # noqa: N801 - reads as a statement
             raise self._gone(
                 f"lost Postgres ({str(error) or type(error).__name__}): {self._consequence}; try again with the same request id"
             ) from error
-
-
-def columns(rows: Sequence[Any], names: Sequence[str]) -> list[list[Any]]:
-    """The values of *rows* as one list per attribute name: the arrays that `unnest` takes."""
-    return [[getattr(row, name) for row in rows] for name in names]

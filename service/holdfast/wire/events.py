@@ -39,11 +39,13 @@ class WorkflowTaskCompleted(Event, frozen=True, kw_only=True):
     """Marks a batch: the code saw history up to `seen_seq` and answered with `events` events.
 
     Those `events` events follow this one directly, one per command that left a trace
-    (see `wire.commands` for the two kinds that may leave none).
+    (see `wire.commands` for the two kinds that may leave none). `now` is the time that the
+    code was told (epoch seconds); 0 means that of the newest event it saw.
     """
 
     seen_seq: int
     events: int = 0
+    now: float = 0.0
     worker: str = ""
     build_id: str = ""
     sdk: str = ""
@@ -156,7 +158,11 @@ class WorkflowCancelRequested(Event, frozen=True, kw_only=True):
 
 
 class MarkerRecorded(Event, frozen=True, kw_only=True):
-    """Something the code computed once: `kind` "side_effect", "patch" or "version"; `value` is JSON text."""
+    """Something the code computed once; `value` is JSON text.
+
+    `kind` is "side_effect", "side_effect_failed" (then `value` is a failure), "patch" (`value`
+    true means deprecated) or "version".
+    """
 
     kind: str
     name: str

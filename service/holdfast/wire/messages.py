@@ -330,10 +330,11 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=
 
 
 class CompleteWorkflowTask(Report, frozen=True, kw_only=True):
-    """The code saw history up to `seen_seq` and asks for `commands`."""
+    """The code saw history up to `seen_seq`, was told the time `now`, and asks for `commands`."""
 
     fence: int
     seen_seq: int
+    now: float = 0.0
     commands: list[AnyCommand] = []
     build_id: str = ""
     sdk: str = ""
@@ -352,6 +353,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A workflow-task completion on the assumption that this report's activity event gets number `assumed_seq`."""
 
     assumed_seq: int
+    now: float = 0.0
     commands: list[AnyCommand] = []
     build_id: str = ""
     sdk: str = ""
