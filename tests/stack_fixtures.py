@@ -56,7 +56,7 @@ def namespace() -> str:
 
 
 def _url_of(stack: Stack, name: str) -> str:
-    return re.sub(r"/[^/?]*(\?|$)", rf"/{name}\1", stack.postgres_url, count=1)
+    return re.sub(r"(://[^/]+)/[^?]*", rf"\1/{name}", stack.postgres_url)
 
 
 async def _do(url: str, statement: str) -> None:

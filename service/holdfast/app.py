@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import os
 import secrets
@@ -57,6 +58,8 @@ class Parts:
         """The process's metrics in Prometheus' text format."""
         self.metrics.commits.value = self.pool.counts.commits
         self.metrics.statements.value = self.pool.counts.statements
+        for name, value in dataclasses.asdict(self.bus.stats).items():
+            self.metrics.bus.labels(name).value = value
         self.metrics.up.labels("bus").set(1.0 if self.bus.is_connected else 0.0)
         return exposition(self.metrics.families)
 
@@ -106,7 +109,12 @@ async def running(config: Config, *, is_engine: bool = True) -> AsyncIterator[Pa
     """The service's parts, running in this event loop while the block lasts; drained when it ends."""
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     pool = await open_pool(config.postgres_url, size=config.pool_max, name=f"holdfast {name}")
-    bus = Bus(config.nats_url.split(","), name=f"holdfast service {name}", drop_hints=config.drop_hints)
+    bus = Bus(
+        config.nats_url.split(","),
+        name=f"holdfast service {name}",
+        drop_hints=config.drop_hints,
+        version=metadata.version("holdfast"),
+    )
     metrics = Metrics()
     engine = Engine(pool, bus, metrics, name=name, lease_s=config.lease_s)
     await bus.start()

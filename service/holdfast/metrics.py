@@ -208,6 +208,7 @@ class Metrics:
         self.outbox_rows = level("outbox_rows", "Entries of the feed not yet published.").labels()
         self.outbox_lag = level("outbox_lag_seconds", "Age of the oldest such entry.").labels()
         self.events_published = count("events_published", "Entries of the feed published.").labels()
+        self.bus = count("bus", "What this process's connection to the broker did.", "what")
         self.up = level("up", "1 while the part answers, else 0.", "part")
         self.build = level("build_info", "Always 1; the label tells the version.", "version")
 

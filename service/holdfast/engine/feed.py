@@ -19,6 +19,7 @@ ROLE = "feed"
 PAGE = 500
 TTL_S = 10.0
 LINGER_S = 0.02
+HEADER_ROOM_BYTES = 16 * 1024
 LIFECYCLE = frozenset({"WorkflowStarted", *(kind.__name__ for kind in e.CLOSING)})
 
 
@@ -88,7 +89,12 @@ class Relay:
                 "Holdfast-Events": ",".join(names),
             }
             subject = subjects.event(row.namespace, row.workflow_type, row.workflow_id)
-            messages.append((subject, _body(found), headers))
+            body = _body(found)
+            if len(body) > self._engine.bus.max_payload_bytes - HEADER_ROOM_BYTES:
+                # Larger than the broker takes: the reader is told which events these are, and reads them by number.
+                headers["Holdfast-Omitted"] = f"{row.first_seq}-{row.last_seq}"
+                body = _body([])
+            messages.append((subject, body, headers))
         return messages
 
 
