@@ -15,6 +15,7 @@ import pytest_asyncio
 
 from holdfast.dev import Stack, embedded
 from holdfast.store.migrate import migrate
+from holdfast.testing import WorkflowEnvironment, service_on
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -53,6 +54,13 @@ def nats_url(stack: Stack) -> str:
 def namespace() -> str:
     """A valid namespace name that no other test uses."""
     return f"test-{uuid4().hex[:12]}"
+
+
+@pytest_asyncio.fixture
+async def env(database: str, nats_url: str) -> AsyncIterator[WorkflowEnvironment]:
+    """A service in this process on a database that only this test uses, and a client of it."""
+    async with service_on(database, nats_url) as environment:
+        yield environment
 
 
 def _url_of(stack: Stack, name: str) -> str:

@@ -27,7 +27,6 @@ from holdfast.engine.clock import Clock
 from holdfast.engine.engine import Engine
 from holdfast.engine.feed import Relay
 from holdfast.engine.loops import TRANSIENT, repeat, start
-from holdfast.engine.loops import serve as run_loops
 from holdfast.exceptions import HoldfastError
 from holdfast.metrics import Metrics, exposition
 from holdfast.store import migrate
@@ -39,20 +38,24 @@ WRITERS = 2
 
 
 class Parts:
-    """What a running service process is made of."""
+    """What a running service process is made of. `addresses` tells where it listens, by name ("http", "ops")."""
 
     def __init__(
-        self, pool: Pool, bus: Bus, engine: Engine, metrics: Metrics, loops: asyncio.Future[None]
+        self, pool: Pool, bus: Bus, engine: Engine, metrics: Metrics, addresses: dict[str, str]
     ) -> None:
         self.pool = pool
         self.bus = bus
         self.engine = engine
         self.metrics = metrics
-        self._loops = loops
+        self.addresses = addresses
+        self.is_serving = asyncio.Event()
+        """Set once the engine answers on the bus."""
+        self.loops: asyncio.Future[None] | None = None
 
     async def watch(self) -> None:
-        """Raise the bug that ended the engine's loops, if one does; a loop for `serve`."""
-        await asyncio.shield(self._loops)
+        """Wait for ever, or until a bug ends one of the loops; then raise it."""
+        if self.loops is not None:
+            await asyncio.shield(self.loops)
 
     def exposition(self) -> bytes:
         """The process's metrics in Prometheus' text format."""
@@ -84,31 +87,25 @@ async def serve(config: Config, *, roles: frozenset[str], on_ready: Callable[[di
     *on_ready* is called once with the bound addresses (`http`, `ops`). Raises `Invalid` for
     a port that cannot be had.
     """
-    ops = bind(config.ops)
-    sockets = [ops]
-    addresses = {"ops": str(address_of(ops))}
-    http: socket.socket | None = None
-    try:
-        if "api" in roles:
-            http = bind(config.http)
-            sockets.append(http)
-            addresses["http"] = str(address_of(http))
-        async with running(config, is_engine="engine" in roles) as parts:
-            loops = [parts.watch(), serve_ops(ops, parts.probes(), parts.exposition)]
-            if http is not None:
-                loops.append(serve_app(http, http_app(metadata.version("holdfast"), parts.probes())))
-            on_ready(addresses)
-            await run_loops(loops, asyncio.Event())
-    finally:
-        for sock in sockets:
-            sock.close()
+    async with running(config, roles=roles | {"ops"}) as parts:
+        on_ready(parts.addresses)
+        await parts.watch()
 
 
 @asynccontextmanager
-async def running(config: Config, *, is_engine: bool = True) -> AsyncIterator[Parts]:
-    """The service's parts, running in this event loop while the block lasts; drained when it ends."""
+async def running(config: Config, *, roles: frozenset[str] = frozenset({"engine"})) -> AsyncIterator[Parts]:
+    """The service's parts, running in this event loop while the block lasts; drained when it ends.
+
+    *roles*: "engine" answers on the bus and keeps the clock, "api" serves HTTP, "ops" health and metrics.
+    """
+    sockets = _bound(config, roles)
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-    pool = await open_pool(config.postgres_url, size=config.pool_max, name=f"holdfast {name}")
+    try:
+        pool = await open_pool(config.postgres_url, size=config.pool_max, name=f"holdfast {name}")
+    except BaseException:
+        for sock in sockets.values():
+            sock.close()
+        raise
     bus = Bus(
         config.nats_url.split(","),
         name=f"holdfast service {name}",
@@ -117,24 +114,53 @@ async def running(config: Config, *, is_engine: bool = True) -> AsyncIterator[Pa
     )
     metrics = Metrics()
     engine = Engine(pool, bus, metrics, name=name, lease_s=config.lease_s)
+    addresses = {role: str(address_of(sock)) for role, sock in sockets.items()}
+    parts = Parts(pool, bus, engine, metrics, addresses)
     await bus.start()
     stop = asyncio.Event()
-    main = start(_engine_loops(engine, config) if is_engine else [], stop)
+    parts.loops = start([*_engine_loops(parts, config, roles), *_http_loops(parts, sockets)], stop)
     try:
-        yield Parts(pool, bus, engine, metrics, main)
+        yield parts
     finally:
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(config.drain_s):
                     await _drain(engine)
             stop.set()
-            await main
+            await parts.loops
         finally:
             await bus.close()
             await pool.close()
 
 
-def _engine_loops(engine: Engine, config: Config) -> list[Coroutine[Any, Any, None]]:
+def _bound(config: Config, roles: frozenset[str]) -> dict[str, socket.socket]:
+    sockets: dict[str, socket.socket] = {}
+    wanted = {"ops": config.ops} if "ops" in roles else {}
+    if "api" in roles:
+        wanted["http"] = config.http
+    try:
+        for name, address in wanted.items():
+            sockets[name] = bind(address)
+    except BaseException:
+        for sock in sockets.values():
+            sock.close()
+        raise
+    return sockets
+
+
+def _http_loops(parts: Parts, sockets: dict[str, socket.socket]) -> list[Coroutine[Any, Any, None]]:
+    loops = []
+    if "ops" in sockets:
+        loops.append(serve_ops(sockets["ops"], parts.probes(), parts.exposition))
+    if "http" in sockets:
+        loops.append(serve_app(sockets["http"], http_app(metadata.version("holdfast"), parts.probes())))
+    return loops
+
+
+def _engine_loops(parts: Parts, config: Config, roles: frozenset[str]) -> list[Coroutine[Any, Any, None]]:
+    if "engine" not in roles:
+        return []
+    engine = parts.engine
     clock = Clock(engine, sweep_s=config.sweep_s, sweep_away_s=config.sweep_away_s)
     relay = Relay(engine)
     return [
@@ -142,12 +168,13 @@ def _engine_loops(engine: Engine, config: Config) -> list[Coroutine[Any, Any, No
         repeat("clock", clock.step, clock.idle_s, engine.timer_wake),
         repeat("feed", relay.step, relay.idle_s, engine.feed_wake),
         engine.spawner.watch(),
-        _open_door(engine),
+        _open_door(parts),
     ]
 
 
-async def _open_door(engine: Engine) -> None:
+async def _open_door(parts: Parts) -> None:
     """Answer on the bus once the database can be used."""
+    engine = parts.engine
     wait_s, told = 0.05, ""
     while True:
         try:
@@ -167,6 +194,7 @@ async def _open_door(engine: Engine) -> None:
     if told:
         log.info("ready now")
     await serve_rpc(engine, engine.bus)
+    parts.is_serving.set()
     with contextlib.suppress(*TRANSIENT):
         # Looked after by the bus from now on; a broker that is away gets its streams later.
         await engine.bus.ensure_streams()

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import os
 import subprocess
 import sys
 import time
@@ -24,21 +23,9 @@ from holdfast.exceptions import (
     RPCStatusCode,
     Unavailable,
 )
+from tests.cli.processes import command, environment
 
 HELP_S = 0.1
-
-
-def command(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """`holdfast` as a process of its own."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")}
-    return subprocess.run(
-        [sys.executable, "-m", "holdfast", *args],
-        env={**clean, "PYTHONPATH": os.pathsep.join(sys.path), **env},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 def test_help_is_there_within_100_ms() -> None:
@@ -167,7 +154,7 @@ def test_a_reader_that_has_enough_is_no_error() -> None:
     python = f"{sys.executable} -m holdfast"
     done = subprocess.run(
         ["bash", "-c", f"set -o pipefail; {python} --help | head -n 1 >/dev/null"],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=60,

@@ -16,7 +16,7 @@ from holdfast import Worker, activity, workflow
 from holdfast.client import WorkflowFailureError
 from holdfast.common import RawValue, RetryPolicy
 from holdfast.exceptions import ActivityError, ApplicationError, CancelledError, TimeoutError, TimeoutType
-from tests.sdk.patience import PATIENCE_S
+from tests.sdk.patience import PATIENCE_S, until
 
 ONCE = RetryPolicy(maximum_attempts=1)
 SOON = RetryPolicy(initial_interval=timedelta(milliseconds=20))

@@ -102,11 +102,11 @@ async def _show(stack: Stack, supervisor: Supervisor, *, has_demo: bool, exit_af
                 handle = await run_demo(client, lambda line: click.echo(f"  {line}"))
                 await handle.result()
             tries.append(f"holdfast workflow show {handle.id}")
-        if exit_after_demo:
-            supervisor.end()
-            return
-        click.echo("\nTry next" + "".join(f"\n  {line}" for line in tries))
-        click.echo("\nCtrl-C stops everything; the state is kept.")
+    if exit_after_demo:
+        supervisor.end()
+        return
+    click.echo("\nTry next" + "".join(f"\n  {line}" for line in tries))
+    click.echo("\nCtrl-C stops everything; the state is kept.")
 
 
 def screen(stack: Stack, supervisor: Supervisor, *, has_demo: bool) -> str:
@@ -185,12 +185,14 @@ async def _answering(stack: Stack) -> Client:
 
 @contextlib.asynccontextmanager
 async def _bounded(stack: Stack, problem: str) -> AsyncIterator[None]:
-    """A block that has `START_S` seconds; then it raises `Stopped` with *problem* and where to look."""
+    """A block that has `START_S` seconds; then it raises `Stopped` with *problem* and what the service said last."""
+    from holdfast.dev.process import tail
+
     try:
         async with asyncio.timeout(START_S):
             yield
     except TimeoutError as late:
-        told = f"{problem} within {START_S:g} s; the logs in {stack.logs} say why"
+        told = f"{problem} within {START_S:g} s; its last words:\n{tail(stack.logs / 'service.log')}"
         raise Stopped(told, FAILED, "holdfast dev --reset") from late
 
 

@@ -19,8 +19,8 @@ from holdfast.store import tasks
 from holdfast.wire.subjects import TaskKind
 
 STEP_MAX = 1_000
-RESCUE_AFTER_S = 0.8
-"""A task that stayed ready this long was missed by its hint."""
+RESCUE_AFTER_S = 0.25
+"""A task that stayed ready this long was missed by its hint, or its queue is behind."""
 
 
 class Clock:
@@ -122,4 +122,5 @@ class Clock:
             if age_s >= RESCUE_AFTER_S or not engine.bus.is_connected:
                 engine.metrics.sweep_rescues.labels(kind).inc()
                 engine.hint(queue.namespace, kind, queue.task_queue, queue.oldest_ready_at)
+                engine.nudge(queue.namespace, queue.task_queue, is_workflow=queue.is_workflow)
         replace(engine.metrics.backlog_age, ages)

@@ -83,9 +83,14 @@ class Credits:
                 return credit
         return None
 
-    def known(self) -> list[Credit]:
-        """Everybody."""
-        return list(self._by_worker.values())
+    def idle(self, namespace: str, task_queue: str, *, is_workflow: bool, now: float) -> list[Credit]:
+        """The workers of the queue that said they could take a task of this kind."""
+        return [
+            credit
+            for credit in self._by_queue.get((namespace, task_queue), {}).values()
+            if now - credit.heard_at <= CREDIT_S
+            and (credit.workflow_slots if is_workflow else credit.activity_slots) > 0
+        ]
 
 
 def assign(

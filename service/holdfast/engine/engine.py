@@ -18,10 +18,10 @@ from holdfast.engine.batching import Batcher
 from holdfast.engine.dispatch import Assigned, Credits
 from holdfast.engine.loops import Spawner
 from holdfast.engine.transact import Change, Committed, Outcome, is_retry, transact
-from holdfast.exceptions import HoldfastError, NotFound, Unavailable
+from holdfast.exceptions import HoldfastError, Invalid, NotFound, Unavailable
 from holdfast.metrics import Metrics
 from holdfast.store import views
-from holdfast.store.session import Conflict, Pool, Retryable
+from holdfast.store.session import Conflict, Pool, Retryable, Unwritable
 from holdfast.wire import codec, subjects
 from holdfast.wire import events as e
 from holdfast.wire import messages as m
@@ -96,9 +96,11 @@ class Engine:
                 lease_s=self.lease_s,
                 heard_now=time.monotonic(),
             )
-        except Conflict as error:
+        except (Conflict, Unwritable) as error:
             if len(items) == 1:
-                return [(items[0][0], items[0][1], Retryable(error.message))]
+                index, change = items[0]
+                own = Retryable(error.message) if isinstance(error, Conflict) else Invalid(error.message)
+                return [(index, change, own)]
             # One of them is to blame: alone, it fails alone.
             singles = []
             for item in items:
@@ -208,6 +210,12 @@ class Engine:
             self.metrics.hints_published.inc()
         else:
             self.metrics.hints_lost.inc()
+
+    def nudge(self, namespace: str, queue: str, *, is_workflow: bool) -> None:
+        """Ask the workers that are known to be idle, by name: for when hints do not arrive."""
+        look = codec.encode(m.Push(is_look=True))
+        for credit in self.credits.idle(namespace, queue, is_workflow=is_workflow, now=time.monotonic()):
+            self.bus.publish(subjects.worker(namespace, credit.worker), look)
 
     def _note_due(self, in_s: float) -> None:
         """Something falls due in *in_s* seconds: the clock's step must not sleep longer."""

@@ -48,6 +48,12 @@ class Conflict(HoldfastError):
     code = "refused"
 
 
+class Unwritable(HoldfastError):
+    """The transaction was rolled back: it held a value that Postgres cannot take."""
+
+    code = "invalid"
+
+
 class Query(Generic[Row]):
     """One statement and the struct its rows become (columns by name)."""
 
@@ -259,6 +265,8 @@ class _own_errors:  # noqa: N801 - reads as a statement
             raise Retryable(f"Postgres rolled the transaction back: {error}") from error
         if isinstance(error, asyncpg.UniqueViolationError):
             raise Conflict(f"somebody else wrote the same row first: {error}") from error
+        if isinstance(error, asyncpg.DataError):
+            raise Unwritable(f"Postgres cannot take a value of the request: {error}") from error
         if isinstance(error, asyncpg.UndefinedTableError | asyncpg.InvalidSchemaNameError):
             raise Unavailable(f"the database is not migrated ({error}): run `holdfast migrate`") from error
         if isinstance(error, _GONE):

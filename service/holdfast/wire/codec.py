@@ -152,8 +152,22 @@ def check_request(request: Any) -> None:
         case m.Claim() | m.WorkerHeartbeat():
             check_text("worker", request.worker)
             check_text("task_queue", request.task_queue)
+        case m.FailWorkflowTask():
+            check_text("worker", request.worker)
+            _check_choice("cause", request.cause, TASK_FAILURE_CAUSES)
         case m.Report():
             check_text("worker", request.worker)
+
+
+TASK_FAILURE_CAUSES = (
+    "unhandled_failure",
+    "nondeterminism",
+    "payload",
+    "unknown_workflow_type",
+    "bad_commands",
+    "lease_expired",
+)
+"""Why a workflow task failed, as `WorkflowTaskFailed.cause` has it."""
 
 
 def check_text(field: str, text: str, *, may_be_empty: bool = False) -> None:

@@ -1,0 +1,150 @@
+"""Environments for testing workflows: a whole Holdfast in this process, against real Postgres and real NATS.
+
+Needs the extras `server` and `embedded`. Everything is temporary unless a data folder is given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
+from types import TracebackType
+from typing import Any, Self
+
+from holdfast import app
+from holdfast.client import Client
+from holdfast.config import Address, Config
+from holdfast.converter import DataConverter
+from holdfast.dev import embedded
+from holdfast.store.migrate import migrate
+
+_READY_S = 20.0
+
+
+class WorkflowEnvironment:
+    """A place where workflows run under test. Make one with `start_local` or `from_client`; end it with `shutdown`.
+
+    As an async context manager it shuts down at the end of the block.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        address: str = "",
+        postgres_url: str = "",
+        nats_url: str = "",
+        http_url: str = "",
+        parts: app.Parts | None = None,
+        resources: AsyncExitStack | None = None,
+    ) -> None:
+        self._client = client
+        self.address = address
+        """Where other processes connect their clients and workers: `Client.connect(env.address)`."""
+        self.postgres_url = postgres_url
+        self.nats_url = nats_url
+        self.http_url = http_url
+        self.parts = parts
+        """The service that runs in this process, for tests of the service itself; None if it runs elsewhere."""
+        self._resources = resources or AsyncExitStack()
+
+    @staticmethod
+    async def start_local(
+        *,
+        data: str | os.PathLike[str] | None = None,
+        namespace: str = "main",
+        data_converter: DataConverter = DataConverter.default,
+        identity: str | None = None,
+    ) -> WorkflowEnvironment:
+        """A full Holdfast: embedded Postgres and NATS, and the service in this process.
+
+        *data* None keeps nothing and does not wait for the disk; a folder makes it durable. Raises
+        `holdfast.dev.DevError` when the servers cannot run here, saying why.
+        """
+        resources = AsyncExitStack()
+        try:
+            stack = await resources.enter_async_context(embedded(data))
+            await migrate(stack.postgres_url)
+            environment = await resources.enter_async_context(
+                service_on(stack.postgres_url, stack.nats_url, namespace, data_converter, identity)
+            )
+        except BaseException:
+            await resources.aclose()
+            raise
+        environment._resources = resources
+        return environment
+
+    @staticmethod
+    def from_client(client: Client) -> WorkflowEnvironment:
+        """An environment on a service that runs elsewhere; `shutdown` leaves *client* open."""
+        return WorkflowEnvironment(client)
+
+    @property
+    def client(self) -> Client:
+        """A client of the environment."""
+        return self._client
+
+    @property
+    def supports_time_skipping(self) -> bool:
+        """Whether time moves by itself while a result is awaited: not here, time is real."""
+        return False
+
+    async def sleep(self, duration: timedelta | float) -> None:
+        """Wait for *duration* (seconds if a number)."""
+        await asyncio.sleep(duration.total_seconds() if isinstance(duration, timedelta) else duration)
+
+    async def get_current_time(self) -> datetime:
+        """The environment's time: here, this machine's."""
+        return datetime.now(UTC)
+
+    async def shutdown(self) -> None:
+        """End what was started for the environment. May be called again."""
+        await self._resources.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.shutdown()
+
+
+@contextlib.asynccontextmanager
+async def service_on(
+    postgres_url: str,
+    nats_url: str,
+    namespace: str = "main",
+    data_converter: Any = None,
+    identity: str | None = None,
+) -> AsyncIterator[WorkflowEnvironment]:
+    """The service in this process, on servers that run already, with a client of it, while the block lasts."""
+    config = Config(
+        postgres_url=postgres_url,
+        nats_url=nats_url,
+        http=Address("127.0.0.1", 0),
+        ops=Address("127.0.0.1", 0),
+    )
+    async with app.running(config, roles=frozenset({"engine", "api"})) as parts:
+        async with asyncio.timeout(_READY_S):
+            await parts.is_serving.wait()
+        client = await Client.connect(
+            nats_url,
+            namespace=namespace,
+            data_converter=data_converter or DataConverter.default,
+            identity=identity,
+        )
+        try:
+            yield WorkflowEnvironment(
+                client,
+                address=nats_url,
+                postgres_url=postgres_url,
+                nats_url=nats_url,
+                http_url=f"http://{parts.addresses['http']}",
+                parts=parts,
+            )
+        finally:
+            await client.close()
