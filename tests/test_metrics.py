@@ -64,6 +64,7 @@ def test_no_label_is_an_id() -> None:
         "code",
         "cause",
         "part",
+        "what",
         "version",
     }
 

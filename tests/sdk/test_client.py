@@ -253,7 +253,7 @@ async def test_a_description_shows_an_activity_that_is_being_retried(env: Any) -
     async with Worker(env.client, task_queue="flaky", workflows=[patient], activities=[flaky]):
         handle = await env.client.start_workflow(patient, id="flaky", task_queue="flaky")
         await failed.wait()
-        found = await until(handle, lambda found: found.pending_activities[0].last_failure)
+        found = await until(handle, lambda found: found.pending_activities[0].state == "scheduled")
 
     (pending,) = found.pending_activities
     assert found.status == WorkflowExecutionStatus.RUNNING

@@ -12,6 +12,7 @@ from holdfast.core import state as s
 from holdfast.exceptions import Refused
 from holdfast.wire import commands as c
 from holdfast.wire import events as e
+from holdfast.wire.codec import check_commands
 
 COMMANDS_MAX = 2_000
 OPEN_MAX = 2_000
@@ -39,7 +40,7 @@ def batch_facts(
     now: float,
     settled: int = 0,
 ) -> Batch:
-    """The facts of *commands* behind *marker*. Raises `Refused` with the first thing that is wrong.
+    """The facts of *commands* behind *marker*. Raises `Refused` or `Invalid` with the first thing that is wrong.
 
     *settled* is the activity whose completion goes before the batch in the same decision (0: none).
     """
@@ -113,6 +114,7 @@ def _scheduled(run: s.Run, command: c.ScheduleActivity) -> e.ActivityScheduled:
 
 def _check(state: s.RunState, commands: list[c.AnyCommand]) -> None:
     run = state.run
+    check_commands(commands)
     if len(commands) > COMMANDS_MAX:
         raise Refused(f"{len(commands):,} commands in one batch: expected at most {COMMANDS_MAX:,}")
     if run.last_seq + len(commands) + 1 > EVENTS_MAX and not has_closing(commands):

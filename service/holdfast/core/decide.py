@@ -15,7 +15,7 @@ from holdfast.core import retry
 from holdfast.core import state as s
 from holdfast.core.batch import batch_facts, has_closing
 from holdfast.core.requests import Ask, ExpireTask, FireTimer, OpenRun, Request
-from holdfast.exceptions import AlreadyExists, LeaseLost, NotFound, Refused
+from holdfast.exceptions import AlreadyExists, Invalid, LeaseLost, NotFound, Refused
 from holdfast.wire import events as e
 from holdfast.wire import failures
 from holdfast.wire import messages as m
@@ -207,7 +207,7 @@ def _complete_activity(state: s.RunState, report: m.CompleteActivity, now: float
     )
     try:
         batch = batch_facts(state, marker, turn.commands, now, settled=report.seq)
-    except Refused:
+    except (Invalid, Refused):
         # Refused alone: the worker drops its cached run, and meets the refusal again in a task of its own.
         return _with_task(state, facts, m.Reported(head_seq=0, is_turn_applied=False))
     facts += [*batch.facts, f.BatchKept(report.seq, report.fence)]

@@ -7,6 +7,7 @@ attempt without a report: its lease runs out and the service sees to it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 from collections import deque
 from collections.abc import Callable
@@ -72,6 +73,8 @@ class ActivityTasks:
         self._running: dict[tuple[str, int], Attempt] = {}
         self._waiting: deque[m.ActivityTask] = deque()
         self._stopping = Flag()
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     def __len__(self) -> int:
         """How many activities run or wait to run."""
@@ -107,14 +110,10 @@ class ActivityTasks:
             task = self._waiting.popleft()
             self._leases.vacate()
             self._crew.spawn(self._settle(outcomes.given_back(self._settings, task)))
-        if not self._running:
-            return
-        runners = [attempt.runner for attempt in self._running.values() if attempt.runner is not None]
-        if grace_s > 0:
-            await asyncio.wait(runners, timeout=grace_s)
+        await self._until_idle(grace_s)
         for attempt in list(self._running.values()):
             self._cancel(attempt, ActivityCancellationDetails(worker_shutdown=True))
-        await asyncio.wait(runners, timeout=STUBBORN_S)
+        await self._until_idle(STUBBORN_S)
         for attempt in list(self._running.values()):
             log.warning(
                 "activity %s of workflow %s did not stop; it is left behind, its task is given back",
@@ -122,6 +121,12 @@ class ActivityTasks:
                 attempt.task.workflow_id,
             )
             self._crew.spawn(self._settle(outcomes.given_back(self._settings, attempt.task)))
+
+    async def _until_idle(self, timeout_s: float) -> None:
+        if timeout_s > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self._idle.wait()
 
     # -- one attempt -------------------------------------------------------------------
 
@@ -148,6 +153,7 @@ class ActivityTasks:
         )
         attempt = Attempt(task, definition, context, progress)
         self._running[task.run_id, task.seq] = attempt
+        self._idle.clear()
         if task.start_to_close_s is not None:
             attempt.timer = self._loop.call_later(task.start_to_close_s, self._expire, attempt)
         attempt.runner = self._crew.spawn(self._run(attempt))
@@ -210,6 +216,8 @@ class ActivityTasks:
         key = attempt.task.run_id, attempt.task.seq
         if self._running.get(key) is attempt:
             del self._running[key]
+            if not self._running:
+                self._idle.set()
         self._leases.vacate()
         while self._waiting and len(self._running) < self._settings.max_activities:
             # Spawned tasks run apart from this attempt's context.

@@ -155,6 +155,9 @@ def check_request(request: Any) -> None:
         case m.FailWorkflowTask():
             check_text("worker", request.worker)
             _check_choice("cause", request.cause, TASK_FAILURE_CAUSES)
+        case m.CompleteActivity():
+            check_text("worker", request.worker)
+            check_payload(f"result of activity {request.seq}", request.result)
         case m.Report():
             check_text("worker", request.worker)
 
