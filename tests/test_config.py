@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.config import Address, Config, load, redacted
+import holdfast.config
+from holdfast.config import SETTINGS, Address, Config, load, redacted
 from holdfast.exceptions import Invalid
 
 URLS = {
@@ -93,8 +94,10 @@ def test_odd_numbers_are_faults_and_empty_means_unset(text: str) -> None:
 
 
 def test_settings_that_contradict_each_other_are_a_fault() -> None:
-    with pytest.raises(Invalid, match=r"HOLDFAST_POOL_MIN is 20, expected at most HOLDFAST_POOL_MAX \(10\)"):
-        load({"HOLDFAST_POOL_MIN": "20"})
+    with pytest.raises(
+        Invalid, match=r"HOLDFAST_SWEEP_AWAY_S is 2\.0, expected at most HOLDFAST_SWEEP_S \(1\.0\)"
+    ):
+        load({"HOLDFAST_SWEEP_AWAY_S": "2"})
 
 
 def test_a_misspelled_variable_is_told_with_the_nearest_real_one() -> None:
@@ -103,5 +106,8 @@ def test_a_misspelled_variable_is_told_with_the_nearest_real_one() -> None:
     assert config.unknown == (("HOLDFAST_POSTGRES_ULR", "HOLDFAST_POSTGRES_URL"),)
 
 
-def test_the_data_folder_may_start_at_home() -> None:
-    assert load({"HOLDFAST_DATA_DIR": "~/x"}).data_dir == Path.home() / "x"
+def test_every_setting_is_used_by_somebody() -> None:
+    package = Path(holdfast.config.__file__).parent
+    source = "".join(path.read_text(encoding="utf-8") for path in package.rglob("*.py"))
+
+    assert [one.field for one in SETTINGS if f"config.{one.field}" not in source] == []

@@ -10,7 +10,6 @@ import difflib
 import os
 import re
 from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -49,17 +48,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     ops: Address = Address("127.0.0.1", 0)
     log_level: str = "info"
     log_format: str = "auto"
-    pool_min: int = 2
     pool_max: int = 10
-    batch_max: int = 200
-    command_timeout_s: float = 10.0
     lease_s: float = 10.0
-    lease_max_s: float = 120.0
     sweep_s: float = 1.0
     sweep_away_s: float = 0.25
     drain_s: float = 10.0
     drop_hints: bool = False
-    data_dir: Path | None = None
     unknown: tuple[tuple[str, str], ...] = ()
 
     def __repr__(self) -> str:
@@ -138,14 +132,11 @@ def _unknown(env: Mapping[str, str]) -> list[tuple[str, str]]:
 
 def _contradictions(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Pairs of settings that make no sense together, as faults."""
-    settings = Config(**values)
-    faults = []
-    for low, high in (("pool_min", "pool_max"), ("lease_s", "lease_max_s"), ("sweep_away_s", "sweep_s")):
-        least, most = getattr(settings, low), getattr(settings, high)
-        if least > most:
-            bound = f"at most {PREFIX}{high.upper()} ({most})"
-            faults.append((PREFIX + low.upper(), f"is {least}, expected {bound}"))
-    return faults
+    chosen = Config(**values)
+    if chosen.sweep_away_s <= chosen.sweep_s:
+        return []
+    bound = f"at most {PREFIX}SWEEP_S ({chosen.sweep_s})"
+    return [(f"{PREFIX}SWEEP_AWAY_S", f"is {chosen.sweep_away_s}, expected {bound}")]
 
 
 def _url(*schemes: str) -> Callable[[str], str]:
@@ -204,12 +195,6 @@ def _one_of(*words: str) -> Callable[[str], str]:
     return parse
 
 
-def _folder(text: str) -> Path:
-    if "\0" in text:
-        raise Fault
-    return Path(text).expanduser()
-
-
 _LISTEN = "HOST:PORT or a port, 0 for a free one"
 
 SETTINGS = (
@@ -219,16 +204,11 @@ SETTINGS = (
     Setting("ops", address, _LISTEN),
     Setting("log_level", _one_of("debug", "info", "warning", "error"), "debug, info, warning or error"),
     Setting("log_format", _one_of("auto", "json", "text"), "auto, json or text"),
-    Setting("pool_min", _whole(1, 1_000), "a whole number from 1 to 1000"),
     Setting("pool_max", _whole(1, 1_000), "a whole number from 1 to 1000"),
-    Setting("batch_max", _whole(1, 10_000), "a whole number from 1 to 10000"),
-    Setting("command_timeout_s", _seconds(0.1, 600), "seconds from 0.1 to 600"),
     Setting("lease_s", _seconds(0.1, 600), "seconds from 0.1 to 600"),
-    Setting("lease_max_s", _seconds(0.1, 3_600), "seconds from 0.1 to 3600"),
     Setting("drop_hints", _flag, "1 to publish no hints (for tests of the sweep), or 0"),
     Setting("sweep_s", _seconds(0.01, 60), "seconds from 0.01 to 60"),
     Setting("sweep_away_s", _seconds(0.01, 60), "seconds from 0.01 to 60"),
     Setting("drain_s", _seconds(0, 600), "seconds from 0 to 600"),
-    Setting("data_dir", _folder, "a folder"),
 )
 """Every variable a service process reads, in the order faults are reported."""

@@ -168,4 +168,4 @@ def test_without_a_stack_or_an_address_the_ways_to_give_one_are_told(tmp_path: P
 
     assert done.returncode == errors.USAGE
     assert "HOLDFAST_ADDRESS" in done.stderr
-    assert "holdfast dev" in done.stderr
+    assert done.stderr.endswith("Try: holdfast dev\n")

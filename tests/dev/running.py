@@ -1,6 +1,6 @@
 """Programs and questions for the tests of the embedded stack; run as a script, it holds a stack until it is killed.
 
-    python tests/dev/running.py [--data DIR] [--sleepers N] [--as UID]
+python tests/dev/running.py [--data DIR] [--sleepers N] [--as UID]
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ async def gone(pids: Iterable[int]) -> None:
     try:
         await until(lambda: not [pid for pid in left if is_alive(pid)])
     except TimeoutError:
-        stayed = [psutil.Process(pid).as_dict(["pid", "ppid", "status", "cmdline"]) for pid in left if is_alive(pid)]
+        stayed = [
+            psutil.Process(pid).as_dict(["pid", "ppid", "status", "cmdline"]) for pid in left if is_alive(pid)
+        ]
         raise AssertionError(f"still running: {stayed}") from None
 
 

@@ -33,7 +33,9 @@ async def test_kill_9_while_a_statement_runs_leaves_no_process() -> None:
     """A backend in the middle of computing does not look whether its postmaster lives."""
     async with holder() as other:
         connection = await asyncpg.connect(other.told["postgres_url"])
-        computing = asyncio.create_task(connection.execute("SELECT count(*) FROM generate_series(1, 10000000000)"))
+        computing = asyncio.create_task(
+            connection.execute("SELECT count(*) FROM generate_series(1, 10000000000)")
+        )
         backends = await execute(
             other.told["postgres_url"],
             "SELECT array_agg(pid) FROM pg_stat_activity WHERE state = 'active' AND pid <> pg_backend_pid()",
@@ -62,9 +64,13 @@ async def test_a_running_temporary_stack_is_no_leftover() -> None:
         assert (one.data / "state.json").exists()
 
 
-async def test_a_stack_opens_while_the_killed_ones_postgres_is_still_on_its_way_down(tmp_folder: Path) -> None:
+async def test_a_stack_opens_while_the_killed_ones_postgres_is_still_on_its_way_down(
+    tmp_folder: Path,
+) -> None:
     async with holder("--data", str(tmp_folder)) as other:
-        [postmaster] = [pid for pid in other.pids if _names(tmp_folder / "postgres" / "postmaster.pid") == pid]
+        [postmaster] = [
+            pid for pid in other.pids if _names(tmp_folder / "postgres" / "postmaster.pid") == pid
+        ]
         os.kill(postmaster, signal.SIGSTOP)
         other.process.kill()
         await other.process.wait()
@@ -78,7 +84,9 @@ async def test_orphaned_backends_of_a_killed_postmaster_do_not_block_the_next_st
     """SIGKILL of the postmaster alone: its backends hold the cluster's shared memory."""
     async with embedded(tmp_folder) as stack:
         connection = await asyncpg.connect(stack.postgres_url)
-        computing = asyncio.create_task(connection.execute("SELECT count(*) FROM generate_series(1, 10000000000)"))
+        computing = asyncio.create_task(
+            connection.execute("SELECT count(*) FROM generate_series(1, 10000000000)")
+        )
         await asyncio.sleep(0)
         assert stack.postgres.pid is not None
         os.kill(stack.postgres.pid, signal.SIGKILL)
@@ -92,7 +100,9 @@ async def test_orphaned_backends_of_a_killed_postmaster_do_not_block_the_next_st
         connection.terminate()
 
 
-@pytest.mark.parametrize("named", ["a living process that is none of ours", "a number that nobody has", "nothing"])
+@pytest.mark.parametrize(
+    "named", ["a living process that is none of ours", "a number that nobody has", "nothing"]
+)
 async def test_a_stale_pid_file_is_repaired(tmp_folder: Path, named: str) -> None:
     """Postgres itself refuses to start while the process that the file names lives, whatever it is."""
     async with embedded(tmp_folder):

@@ -8,6 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import uvloop
 
@@ -38,15 +39,16 @@ async def test_a_child_dies_with_its_parent(tmp_path: Path, watch: str) -> None:
         stdout=asyncio.subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
-    assert parent.stdout is not None
-    child = int(await parent.stdout.readline())
-    # The guard has become the program, or has started it.
-    await until(lambda: b"sleep" in b"".join(Path(f"/proc/{pid}/cmdline").read_bytes()[:5] for pid in _all(child)))
-    pids = _all(child)
-
-    parent.kill()
-    await gone([parent.pid, *pids])
-    await parent.communicate()
+    try:
+        assert parent.stdout is not None
+        child = int(await parent.stdout.readline())
+        # The guard has become the program, or has started it.
+        await until(lambda: any(psutil.Process(pid).name() == "sleep" for pid in family(child)))
+        pids = family(child)
+    finally:
+        parent.kill()
+        await parent.communicate()
+    await gone(pids)
 
 
 @pytest.mark.parametrize("watch", WATCHES)
@@ -60,7 +62,7 @@ async def test_how_a_child_ended_is_told(tmp_path: Path, watch: str) -> None:
     assert await start("echo said; exit 0").wait() == 0
     assert "said" in tail(tmp_path / "log")
     stopped = start("trap 'exit 5' TERM; echo trapped; while :; do sleep 0.01; done")
-    await until(lambda: "trapped" in tail(tmp_path / "log"))
+    await until(lambda: "trapped" in (tmp_path / "log").read_text())
     assert await stopped.stop(grace_s=10) == 5
     assert ended(-signal.SIGKILL) == "killed by SIGKILL"
 
@@ -73,7 +75,7 @@ async def test_a_deaf_child_is_killed_after_its_grace(tmp_path: Path, watch: str
         env={"PATH": os.defpath},
         is_watched_by_kernel=watch == "kernel",
     )
-    await until(lambda: "deaf" in tail(tmp_path / "log"))
+    await until(lambda: "deaf" in (tmp_path / "log").read_text())
     pids = family(child.pid)
     assert await child.stop(grace_s=0.05) == -signal.SIGKILL
     await gone(pids)
@@ -107,7 +109,3 @@ def test_a_stack_outlives_the_loop_it_was_opened_in_and_runs_on_uvloop() -> None
         pids = [server.pid or 0 for server in stack.servers]
         opening.run(context.__aexit__(None, None, None))
     assert not any(is_alive(pid) for pid in pids)
-
-
-def _all(pid: int) -> list[int]:
-    return family(pid)

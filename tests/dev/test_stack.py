@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import stat
@@ -40,7 +41,10 @@ async def test_a_temporary_stack_leaves_no_process_and_no_file() -> None:
 
 async def test_migrate_gives_this_versions_schema() -> None:
     async with embedded(migrate=True) as stack:
-        assert await execute(stack.postgres_url, "SELECT count(*) FROM pg_tables WHERE schemaname = 'holdfast'") > 0
+        assert (
+            await execute(stack.postgres_url, "SELECT count(*) FROM pg_tables WHERE schemaname = 'holdfast'")
+            > 0
+        )
 
 
 async def test_rows_and_urls_are_there_again_next_time(tmp_folder: Path) -> None:
@@ -110,7 +114,9 @@ async def test_state_json_tells_where_everything_is_while_it_runs(tmp_folder: Pa
     assert read_state(tmp_folder) is None
 
 
-async def test_urls_in_the_environment_take_the_place_of_embedded_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_urls_in_the_environment_take_the_place_of_embedded_servers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async with embedded() as other:
         monkeypatch.setenv("HOLDFAST_POSTGRES_URL", other.postgres_url)
         async with embedded() as stack:
@@ -121,7 +127,7 @@ async def test_urls_in_the_environment_take_the_place_of_embedded_servers(monkey
 
         monkeypatch.setenv("HOLDFAST_NATS_URL", other.nats_url)
         async with embedded() as stack:
-            assert (stack.nats_url, stack.servers) == (other.nats_url, ())
+            assert (stack.nats_url, stack.servers) == (other.nats_url, [])
 
 
 async def test_an_older_postgres_can_be_chosen_and_keeps_its_cluster(tmp_folder: Path) -> None:
@@ -183,8 +189,6 @@ async def test_a_stored_port_that_is_taken_meanwhile_is_replaced(tmp_folder: Pat
 
 
 async def test_a_stack_that_is_cancelled_while_it_starts_leaves_nothing(tmp_folder: Path) -> None:
-    import asyncio
-
     async def open_one() -> None:
         async with embedded(tmp_folder):
             raise AssertionError("it was cancelled before")

@@ -90,14 +90,19 @@ async def test_parts_get_the_stacks_urls_and_their_own_settings(own_stack: Stack
 
 
 async def test_a_part_for_once_is_not_started_again_and_its_end_is_told(own_stack: Stack) -> None:
-    parts = [Part("fine", program("pass"), is_once=True), Part("bad", program("raise SystemExit(3)"), is_once=True)]
+    parts = [
+        Part("fine", program("pass"), is_once=True),
+        Part("bad", program("raise SystemExit(3)"), is_once=True),
+    ]
     async with supervise(own_stack, parts) as supervisor:
         assert await supervisor.finished("fine") == 0
         assert await supervisor.finished("bad") == 3
         assert supervisor.part("bad").status is Status.ENDED
 
 
-async def test_parts_end_in_reverse_order_each_with_time_to_finish(own_stack: Stack, tmp_folder: Path) -> None:
+async def test_parts_end_in_reverse_order_each_with_time_to_finish(
+    own_stack: Stack, tmp_folder: Path
+) -> None:
     text = (
         "import signal, sys, time\n"
         "def end(*_):\n"

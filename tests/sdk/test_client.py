@@ -26,6 +26,7 @@ from holdfast.exceptions import (
     TerminatedError,
     WorkflowAlreadyStartedError,
 )
+from holdfast.testing import WorkflowEnvironment
 from holdfast.wire.messages import PAYLOAD_BYTES_MAX
 from tests.sdk.patience import until
 
@@ -84,7 +85,7 @@ async def start_idle(client: Client, id: str, **options: Any) -> Any:
 # -- start and result
 
 
-async def test_a_workflow_is_started_and_its_result_comes_back_typed(env: Any) -> None:
+async def test_a_workflow_is_started_and_its_result_comes_back_typed(env: WorkflowEnvironment) -> None:
     async with worker(env.client):
         assert await env.client.execute_workflow(total, Order("tea", 4), id="typed", task_queue=QUEUE) == 10.0
         assert (
@@ -94,7 +95,7 @@ async def test_a_workflow_is_started_and_its_result_comes_back_typed(env: Any) -
         assert await handle.result() == 10.0
 
 
-async def test_a_failure_comes_back_with_its_whole_chain(env: Any) -> None:
+async def test_a_failure_comes_back_with_its_whole_chain(env: WorkflowEnvironment) -> None:
     async with worker(env.client):
         with pytest.raises(WorkflowFailureError) as caught:
             await env.client.execute_workflow(total, Order("unknown"), id="fails", task_queue=QUEUE)
@@ -110,7 +111,7 @@ async def test_a_failure_comes_back_with_its_whole_chain(env: Any) -> None:
     )
 
 
-async def test_a_second_start_of_an_open_id_is_refused_by_name(env: Any) -> None:
+async def test_a_second_start_of_an_open_id_is_refused_by_name(env: WorkflowEnvironment) -> None:
     first = await start_idle(env.client, "twice")
 
     with pytest.raises(WorkflowAlreadyStartedError) as caught:
@@ -120,7 +121,7 @@ async def test_a_second_start_of_an_open_id_is_refused_by_name(env: Any) -> None
     assert caught.value.run_id == first.result_run_id
 
 
-async def test_id_policies_decide_about_existing_runs(env: Any) -> None:
+async def test_id_policies_decide_about_existing_runs(env: WorkflowEnvironment) -> None:
     first = await start_idle(env.client, "policies")
     same = await start_idle(env.client, "policies", id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING)
     other = await start_idle(
@@ -141,7 +142,7 @@ async def test_id_policies_decide_about_existing_runs(env: Any) -> None:
 
 
 @pytest.mark.parametrize("id", ["a b", "a.b.*.>", "🙂" * 400, "x" * 1000, "-", "$payload"])
-async def test_any_text_can_be_an_id(env: Any, id: str) -> None:
+async def test_any_text_can_be_an_id(env: WorkflowEnvironment, id: str) -> None:
     handle = await start_idle(env.client, id)
 
     assert (await handle.describe()).id == id
@@ -150,14 +151,14 @@ async def test_any_text_can_be_an_id(env: Any, id: str) -> None:
 
 
 @pytest.mark.parametrize("id", ["", "x" * 1001, "a\x00b", "a\ud800b"])
-async def test_what_cannot_be_an_id_is_refused_and_said(env: Any, id: str) -> None:
+async def test_what_cannot_be_an_id_is_refused_and_said(env: WorkflowEnvironment, id: str) -> None:
     with pytest.raises(RPCError) as caught:
         await start_idle(env.client, id)
 
     assert caught.value.status == RPCStatusCode.INVALID_ARGUMENT
 
 
-async def test_a_payload_at_the_limit_is_taken_and_one_over_it_never_leaves(env: Any) -> None:
+async def test_a_payload_at_the_limit_is_taken_and_one_over_it_never_leaves(env: WorkflowEnvironment) -> None:
     fits = "x" * (PAYLOAD_BYTES_MAX - 4)
 
     handle = await start_idle(env.client, "large", args=[fits])
@@ -170,12 +171,12 @@ async def test_a_payload_at_the_limit_is_taken_and_one_over_it_never_leaves(env:
         await env.client.get_workflow_handle("too-large").describe()
 
 
-async def test_arguments_are_given_in_one_way(env: Any) -> None:
+async def test_arguments_are_given_in_one_way(env: WorkflowEnvironment) -> None:
     with pytest.raises(ValueError, match="arg and args"):
         await env.client.start_workflow("x", 1, args=[2], id="both", task_queue="nobody")
 
 
-async def test_a_function_that_is_no_workflow_is_refused(env: Any) -> None:
+async def test_a_function_that_is_no_workflow_is_refused(env: WorkflowEnvironment) -> None:
     async def plain() -> None: ...
 
     with pytest.raises(ValueError, match=r"was it decorated with @workflow\.defn"):
@@ -185,7 +186,7 @@ async def test_a_function_that_is_no_workflow_is_refused(env: Any) -> None:
 # -- signals, cancellation, termination
 
 
-async def test_signals_reach_the_workflow_in_order_and_typed(env: Any) -> None:
+async def test_signals_reach_the_workflow_in_order_and_typed(env: WorkflowEnvironment) -> None:
     async with worker(env.client):
         handle = await env.client.start_workflow(Till.run, id="till", task_queue=QUEUE)
         await handle.signal(Till.add, Order("tea", 2))
@@ -195,7 +196,7 @@ async def test_signals_reach_the_workflow_in_order_and_typed(env: Any) -> None:
         assert await handle.result() == 5
 
 
-async def test_a_workflow_ends_as_cancelled_when_asked(env: Any) -> None:
+async def test_a_workflow_ends_as_cancelled_when_asked(env: WorkflowEnvironment) -> None:
     handle = await env.client.start_workflow(Till.run, id="cancel", task_queue=QUEUE)
     await handle.cancel(reason="changed my mind")
     await handle.cancel()
@@ -208,7 +209,7 @@ async def test_a_workflow_ends_as_cancelled_when_asked(env: Any) -> None:
     assert (await handle.describe()).status == WorkflowExecutionStatus.CANCELED
 
 
-async def test_terminate_needs_no_worker_and_keeps_reason_and_details(env: Any) -> None:
+async def test_terminate_needs_no_worker_and_keeps_reason_and_details(env: WorkflowEnvironment) -> None:
     handle = await start_idle(env.client, "end")
 
     await handle.terminate("detail", 5, reason="enough")
@@ -220,7 +221,7 @@ async def test_terminate_needs_no_worker_and_keeps_reason_and_details(env: Any) 
     assert (cause.message, list(cause.details)) == ("enough", ["detail", 5])
 
 
-async def test_calls_to_unknown_and_closed_runs_say_which(env: Any) -> None:
+async def test_calls_to_unknown_and_closed_runs_say_which(env: WorkflowEnvironment) -> None:
     unknown = env.client.get_workflow_handle("no-such")
     closed = await start_idle(env.client, "closed")
     await closed.terminate()
@@ -238,7 +239,7 @@ async def test_calls_to_unknown_and_closed_runs_say_which(env: Any) -> None:
 # -- looking
 
 
-async def test_a_description_shows_an_activity_that_is_being_retried(env: Any) -> None:
+async def test_a_description_shows_an_activity_that_is_being_retried(env: WorkflowEnvironment) -> None:
     failed = asyncio.Event()
 
     @activity.defn
@@ -264,7 +265,7 @@ async def test_a_description_shows_an_activity_that_is_being_retried(env: Any) -
     await handle.terminate()
 
 
-async def test_a_history_is_read_in_pages_and_kept_as_json(env: Any) -> None:
+async def test_a_history_is_read_in_pages_and_kept_as_json(env: WorkflowEnvironment) -> None:
     handle = await start_idle(env.client, "pages")
     for number in range(25):
         await handle.signal("note", number)
@@ -282,7 +283,7 @@ async def test_a_history_is_read_in_pages_and_kept_as_json(env: Any) -> None:
     await handle.terminate()
 
 
-async def test_lists_are_filtered_and_paged(env: Any) -> None:
+async def test_lists_are_filtered_and_paged(env: WorkflowEnvironment) -> None:
     for number in range(7):
         handle = await env.client.start_workflow("listed", id=f"list-{number}", task_queue="nobody")
         if number < 3:
@@ -306,7 +307,7 @@ async def test_lists_are_filtered_and_paged(env: Any) -> None:
     assert {run.status for run in ended} == {WorkflowExecutionStatus.TERMINATED}
 
 
-async def test_a_filter_that_is_not_understood_is_refused(env: Any) -> None:
+async def test_a_filter_that_is_not_understood_is_refused(env: WorkflowEnvironment) -> None:
     with pytest.raises(Invalid, match="expected WorkflowType"):
         [run async for run in env.client.list_workflows("Colour = 'red'")]
 
@@ -321,7 +322,7 @@ async def test_no_server_is_said_with_the_address() -> None:
     assert caught.value.status == RPCStatusCode.UNAVAILABLE
 
 
-async def test_without_a_service_a_call_waits_and_then_says_so(env: Any) -> None:
+async def test_without_a_service_a_call_waits_and_then_says_so(env: WorkflowEnvironment) -> None:
     lonely = await Client.connect(env.nats_url, namespace="nobody-serves-this")
     lonely.caller.rpc.namespace = "main"
     # Nobody answers a verb that does not exist, exactly as nobody answers when no service runs.
@@ -332,7 +333,7 @@ async def test_without_a_service_a_call_waits_and_then_says_so(env: Any) -> None
     await lonely.close()
 
 
-async def test_a_result_is_waited_for_no_longer_than_asked(env: Any) -> None:
+async def test_a_result_is_waited_for_no_longer_than_asked(env: WorkflowEnvironment) -> None:
     handle = await start_idle(env.client, "slow")
 
     with pytest.raises(RPCError) as caught:
@@ -342,14 +343,14 @@ async def test_a_result_is_waited_for_no_longer_than_asked(env: Any) -> None:
     await handle.terminate()
 
 
-async def test_the_namespace_named_default_is_main(env: Any) -> None:
+async def test_the_namespace_named_default_is_main(env: WorkflowEnvironment) -> None:
     ported = await Client.connect(env.nats_url, namespace="default")
 
     assert ported.namespace == "main"
     await ported.close()
 
 
-async def test_options_without_meaning_are_ignored_with_one_warning(env: Any) -> None:
+async def test_options_without_meaning_are_ignored_with_one_warning(env: WorkflowEnvironment) -> None:
     with pytest.warns(UserWarning, match="retry_config, runtime have no meaning"):
         client = await Client.connect(env.nats_url, runtime=object(), retry_config=object())
     await client.close()

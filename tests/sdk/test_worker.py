@@ -13,6 +13,7 @@ from holdfast import Client, Worker, activity, workflow
 from holdfast.client import WorkflowExecutionStatus
 from holdfast.converter import DataConverter, Payload, PayloadCodec
 from holdfast.exceptions import ApplicationError
+from holdfast.testing import WorkflowEnvironment
 from tests.sdk.patience import until
 
 
@@ -45,7 +46,7 @@ async def nothing() -> str:
 # -- dispatch
 
 
-async def test_sequential_steps_need_one_report_each(env: Any) -> None:
+async def test_sequential_steps_need_one_report_each(env: WorkflowEnvironment) -> None:
     """The worker holds the run, so each result is reported together with what the run makes of it."""
     async with Worker(env.client, task_queue="steps", workflows=[five_steps], activities=[echo]) as worker:
         assert await env.client.execute_workflow(five_steps, 1, id="steps", task_queue="steps") == 6
@@ -57,7 +58,7 @@ async def test_sequential_steps_need_one_report_each(env: Any) -> None:
     assert worker.is_shutdown
 
 
-async def test_more_activities_than_slots_all_run(env: Any) -> None:
+async def test_more_activities_than_slots_all_run(env: WorkflowEnvironment) -> None:
     running, most = 0, 0
 
     @activity.defn
@@ -82,7 +83,7 @@ async def test_more_activities_than_slots_all_run(env: Any) -> None:
     assert most == 3
 
 
-async def test_many_runs_share_a_worker_with_a_cache_for_few(env: Any) -> None:
+async def test_many_runs_share_a_worker_with_a_cache_for_few(env: WorkflowEnvironment) -> None:
     worker = Worker(
         env.client, task_queue="few", workflows=[five_steps], activities=[echo], max_cached_workflows=2
     )
@@ -94,7 +95,7 @@ async def test_many_runs_share_a_worker_with_a_cache_for_few(env: Any) -> None:
     assert results == [n + 5 for n in range(20)]
 
 
-async def test_without_a_cache_every_task_replays(env: Any) -> None:
+async def test_without_a_cache_every_task_replays(env: WorkflowEnvironment) -> None:
     worker = Worker(
         env.client, task_queue="none", workflows=[five_steps], activities=[echo], max_cached_workflows=0
     )
@@ -102,7 +103,7 @@ async def test_without_a_cache_every_task_replays(env: Any) -> None:
         assert await env.client.execute_workflow(five_steps, 1, id="uncached", task_queue="none") == 6
 
 
-async def test_another_worker_continues_a_run_from_its_history(env: Any) -> None:
+async def test_another_worker_continues_a_run_from_its_history(env: WorkflowEnvironment) -> None:
     ran: list[str] = []
 
     @activity.defn
@@ -137,7 +138,7 @@ async def test_another_worker_continues_a_run_from_its_history(env: Any) -> None
     assert ran == ["first", "second"]
 
 
-async def test_work_that_waited_is_found_by_a_worker_that_starts(env: Any) -> None:
+async def test_work_that_waited_is_found_by_a_worker_that_starts(env: WorkflowEnvironment) -> None:
     handles = [
         await env.client.start_workflow(nothing, id=f"waited-{n}", task_queue="waited") for n in range(5)
     ]
@@ -146,7 +147,7 @@ async def test_work_that_waited_is_found_by_a_worker_that_starts(env: Any) -> No
         assert [await handle.result() for handle in handles] == ["done"] * 5
 
 
-async def test_a_long_history_is_read_in_pages_by_a_worker_without_the_run(env: Any) -> None:
+async def test_a_long_history_is_read_in_pages_by_a_worker_without_the_run(env: WorkflowEnvironment) -> None:
     @workflow.defn(name="hoarder")
     class Hoarder:
         def __init__(self) -> None:
@@ -171,7 +172,9 @@ async def test_a_long_history_is_read_in_pages_by_a_worker_without_the_run(env: 
 # -- code that is wrong
 
 
-async def test_an_unknown_workflow_type_leaves_the_run_open_until_a_worker_has_it(env: Any) -> None:
+async def test_an_unknown_workflow_type_leaves_the_run_open_until_a_worker_has_it(
+    env: WorkflowEnvironment,
+) -> None:
     @workflow.defn(name="later-known")
     async def late() -> str:
         return "at last"
@@ -187,7 +190,7 @@ async def test_an_unknown_workflow_type_leaves_the_run_open_until_a_worker_has_i
     assert event_types(await handle.fetch_history()).count("WorkflowTaskFailed") == 1
 
 
-async def test_code_that_raises_is_retried_until_it_is_fixed(env: Any) -> None:
+async def test_code_that_raises_is_retried_until_it_is_fixed(env: WorkflowEnvironment) -> None:
     @workflow.defn(name="buggy")
     async def broken() -> str:
         raise ZeroDivisionError("oops")
@@ -208,7 +211,7 @@ async def test_code_that_raises_is_retried_until_it_is_fixed(env: Any) -> None:
         assert await handle.result() == "fixed"
 
 
-async def test_code_that_no_longer_fits_the_history_is_told_with_both_sides(env: Any) -> None:
+async def test_code_that_no_longer_fits_the_history_is_told_with_both_sides(env: WorkflowEnvironment) -> None:
     started = asyncio.Event()
 
     @activity.defn
@@ -241,7 +244,7 @@ async def test_code_that_no_longer_fits_the_history_is_told_with_both_sides(env:
     await handle.terminate()
 
 
-async def test_input_that_does_not_decode_fails_the_task_not_the_run(env: Any) -> None:
+async def test_input_that_does_not_decode_fails_the_task_not_the_run(env: WorkflowEnvironment) -> None:
     @workflow.defn(name="typed")
     async def typed(count: int) -> int:
         return count
@@ -255,7 +258,7 @@ async def test_input_that_does_not_decode_fails_the_task_not_the_run(env: Any) -
     await handle.terminate()
 
 
-async def test_a_result_over_the_limit_fails_the_task_and_says_so(env: Any) -> None:
+async def test_a_result_over_the_limit_fails_the_task_and_says_so(env: WorkflowEnvironment) -> None:
     @workflow.defn
     async def huge() -> str:
         return "x" * (3 * 1024 * 1024)
@@ -268,7 +271,34 @@ async def test_a_result_over_the_limit_fails_the_task_and_says_so(env: Any) -> N
     await handle.terminate()
 
 
-async def test_one_broken_run_does_not_hold_up_others(env: Any) -> None:
+async def test_a_command_that_cannot_be_taken_does_not_cost_the_activity_before_it(
+    env: WorkflowEnvironment,
+) -> None:
+    """The result travels together with what the run asks for next; only the latter is wrong."""
+    calls = 0
+
+    @activity.defn
+    async def counted() -> int:
+        nonlocal calls
+        calls += 1
+        return calls
+
+    @workflow.defn
+    async def wrong_next() -> None:
+        await counted()
+        await workflow.execute_activity("x" * 1001)
+
+    handle = await env.client.start_workflow(wrong_next, id="wrong-next", task_queue="wrong-next")
+    async with Worker(env.client, task_queue="wrong-next", workflows=[wrong_next], activities=[counted]):
+        found = await until(handle, lambda found: found.task_failure)
+
+    assert found.task_failure == "bad_commands"
+    assert "1001 characters" in str(found.last_task_failure)
+    assert event_types(await handle.fetch_history()).count("ActivityCompleted") == calls == 1
+    await handle.terminate()
+
+
+async def test_one_broken_run_does_not_hold_up_others(env: WorkflowEnvironment) -> None:
     @workflow.defn
     async def broken() -> None:
         raise KeyError("x")
@@ -283,7 +313,7 @@ async def test_one_broken_run_does_not_hold_up_others(env: Any) -> None:
 # -- how a worker is made
 
 
-async def test_a_worker_that_cannot_work_is_refused(env: Any) -> None:
+async def test_a_worker_that_cannot_work_is_refused(env: WorkflowEnvironment) -> None:
     class Codec(PayloadCodec):
         async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
             return list(payloads)
@@ -319,7 +349,7 @@ async def test_a_worker_that_cannot_work_is_refused(env: Any) -> None:
     await coded.close()
 
 
-async def test_a_worker_runs_once(env: Any) -> None:
+async def test_a_worker_runs_once(env: WorkflowEnvironment) -> None:
     worker = Worker(env.client, task_queue="once", activities=[echo])
     async with worker:
         assert worker.identity.startswith(env.client.identity)
@@ -327,7 +357,7 @@ async def test_a_worker_runs_once(env: Any) -> None:
         await worker.run()
 
 
-async def test_shutdown_ends_run(env: Any) -> None:
+async def test_shutdown_ends_run(env: WorkflowEnvironment) -> None:
     worker = Worker(env.client, task_queue="ended", activities=[echo])
     running = asyncio.create_task(worker.run())
     await asyncio.sleep(0)

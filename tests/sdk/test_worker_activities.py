@@ -16,6 +16,7 @@ from holdfast import Worker, activity, workflow
 from holdfast.client import WorkflowFailureError
 from holdfast.common import RawValue, RetryPolicy
 from holdfast.exceptions import ActivityError, ApplicationError, CancelledError, TimeoutError, TimeoutType
+from holdfast.testing import WorkflowEnvironment
 from tests.sdk.patience import PATIENCE_S, until
 
 ONCE = RetryPolicy(maximum_attempts=1)
@@ -40,7 +41,7 @@ def calling(fn: Any, *args: Any, **options: Any) -> Any:
     return call
 
 
-async def run_one(env: Any, fn: Any, *args: Any, worker: Any = None, **options: Any) -> Any:
+async def run_one(env: WorkflowEnvironment, fn: Any, *args: Any, worker: Any = None, **options: Any) -> Any:
     """The result of a workflow that calls the activity *fn* once, on a worker of its own."""
     queue = f"queue-{fn.__name__}"
     flow = calling(fn, *args, **options)
@@ -51,7 +52,7 @@ async def run_one(env: Any, fn: Any, *args: Any, worker: Any = None, **options: 
 # -- calling
 
 
-async def test_a_synchronous_activity_runs_in_a_thread_with_its_context(env: Any) -> None:
+async def test_a_synchronous_activity_runs_in_a_thread_with_its_context(env: WorkflowEnvironment) -> None:
     @activity.defn
     def in_thread(name: str) -> list[Any]:
         return [name, threading.current_thread() is threading.main_thread(), activity.info().activity_type]
@@ -59,7 +60,7 @@ async def test_a_synchronous_activity_runs_in_a_thread_with_its_context(env: Any
     assert await run_one(env, in_thread, "a") == ["a", False, "in_thread"]
 
 
-async def test_threads_of_the_users_executor_are_used(env: Any) -> None:
+async def test_threads_of_the_users_executor_are_used(env: WorkflowEnvironment) -> None:
     @activity.defn
     def named() -> str:
         return threading.current_thread().name
@@ -68,7 +69,7 @@ async def test_threads_of_the_users_executor_are_used(env: Any) -> None:
         assert (await run_one(env, named, worker={"activity_executor": executor})).startswith("mine")
 
 
-async def test_methods_and_dynamic_activities_are_called(env: Any) -> None:
+async def test_methods_and_dynamic_activities_are_called(env: WorkflowEnvironment) -> None:
     class Shop:
         prefix = "to "
 
@@ -97,7 +98,7 @@ async def test_methods_and_dynamic_activities_are_called(env: Any) -> None:
     assert result == ["to you", "other [1, 'x']"]
 
 
-async def test_context_variables_of_one_activity_do_not_reach_another(env: Any) -> None:
+async def test_context_variables_of_one_activity_do_not_reach_another(env: WorkflowEnvironment) -> None:
     mine = contextvars.ContextVar("mine", default="unset")
 
     @activity.defn
@@ -114,7 +115,7 @@ async def test_context_variables_of_one_activity_do_not_reach_another(env: Any) 
         assert await env.client.execute_workflow(twice, id="leaky", task_queue="leaky") == ["unset"] * 2
 
 
-async def test_an_async_activity_has_the_workers_client(env: Any) -> None:
+async def test_an_async_activity_has_the_workers_client(env: WorkflowEnvironment) -> None:
     @activity.defn
     async def spawn() -> str:
         handle = await activity.client().start_workflow("nobody", id="from-activity", task_queue="nobody")
@@ -127,7 +128,7 @@ async def test_an_async_activity_has_the_workers_client(env: Any) -> None:
 # -- failing
 
 
-async def test_a_failed_activity_is_tried_again_and_knows_it(env: Any) -> None:
+async def test_a_failed_activity_is_tried_again_and_knows_it(env: WorkflowEnvironment) -> None:
     @activity.defn
     async def third_time_lucky() -> int:
         if activity.info().attempt < 3:
@@ -137,7 +138,7 @@ async def test_a_failed_activity_is_tried_again_and_knows_it(env: Any) -> None:
     assert await run_one(env, third_time_lucky, retry_policy=SOON) == 3
 
 
-async def test_an_error_type_that_is_not_to_be_retried_is_not(env: Any) -> None:
+async def test_an_error_type_that_is_not_to_be_retried_is_not(env: WorkflowEnvironment) -> None:
     attempts = 0
 
     @activity.defn
@@ -153,7 +154,9 @@ async def test_an_error_type_that_is_not_to_be_retried_is_not(env: Any) -> None:
     assert (error.cause.type, attempts) == ("KeyError", 1)
 
 
-async def test_an_unregistered_activity_is_retried_and_the_known_ones_are_named(env: Any) -> None:
+async def test_an_unregistered_activity_is_retried_and_the_known_ones_are_named(
+    env: WorkflowEnvironment,
+) -> None:
     @activity.defn
     async def missing() -> str:
         return "there now"
@@ -174,7 +177,9 @@ async def test_an_unregistered_activity_is_retried_and_the_known_ones_are_named(
 
 
 @pytest.mark.parametrize("given", ["text", {"a": 1}], ids=["text", "object"])
-async def test_arguments_that_do_not_decode_fail_the_activity_and_say_which(env: Any, given: Any) -> None:
+async def test_arguments_that_do_not_decode_fail_the_activity_and_say_which(
+    env: WorkflowEnvironment, given: Any
+) -> None:
     @activity.defn
     async def wants_number(count: int) -> int:
         return count
@@ -184,7 +189,7 @@ async def test_arguments_that_do_not_decode_fail_the_activity_and_say_which(env:
     assert "argument 1 of 1" in str(error.cause)
 
 
-async def test_a_result_without_an_encoding_fails_the_activity(env: Any) -> None:
+async def test_a_result_without_an_encoding_fails_the_activity(env: WorkflowEnvironment) -> None:
     @activity.defn
     async def odd() -> object:
         return object()
@@ -197,7 +202,7 @@ async def test_a_result_without_an_encoding_fails_the_activity(env: Any) -> None
 # -- timeouts and heartbeats
 
 
-async def test_an_activity_that_runs_too_long_is_stopped_and_times_out(env: Any) -> None:
+async def test_an_activity_that_runs_too_long_is_stopped_and_times_out(env: WorkflowEnvironment) -> None:
     ended = asyncio.Event()
 
     @activity.defn
@@ -216,7 +221,7 @@ async def test_an_activity_that_runs_too_long_is_stopped_and_times_out(env: Any)
     assert ended.is_set()
 
 
-async def test_what_one_attempt_reported_reaches_the_next(env: Any) -> None:
+async def test_what_one_attempt_reported_reaches_the_next(env: WorkflowEnvironment) -> None:
     @activity.defn
     async def resumable() -> list[Any]:
         before = list(activity.info().heartbeat_details)
@@ -229,7 +234,7 @@ async def test_what_one_attempt_reported_reaches_the_next(env: Any) -> None:
     assert await run_one(env, resumable, retry_policy=SOON) == [49]
 
 
-async def test_a_thread_can_heartbeat_too(env: Any) -> None:
+async def test_a_thread_can_heartbeat_too(env: WorkflowEnvironment) -> None:
     @activity.defn
     def resumable_thread() -> list[Any]:
         before = list(activity.info().heartbeat_details)
@@ -241,7 +246,7 @@ async def test_a_thread_can_heartbeat_too(env: Any) -> None:
     assert await run_one(env, resumable_thread, retry_policy=SOON) == ["a", 1]
 
 
-async def test_a_silent_activity_loses_its_attempt_and_is_told(env: Any) -> None:
+async def test_a_silent_activity_loses_its_attempt_and_is_told(env: WorkflowEnvironment) -> None:
     told = asyncio.Event()
 
     @activity.defn
@@ -276,7 +281,7 @@ class Cancellable:
         )
 
 
-async def test_cancellation_reaches_an_activity_that_never_heartbeats(env: Any) -> None:
+async def test_cancellation_reaches_an_activity_that_never_heartbeats(env: WorkflowEnvironment) -> None:
     began = asyncio.Event()
     seen: list[Any] = []
 
@@ -302,7 +307,7 @@ async def test_cancellation_reaches_an_activity_that_never_heartbeats(env: Any) 
     assert "ActivityCancelled" in history
 
 
-async def test_cancellation_interrupts_a_thread(env: Any) -> None:
+async def test_cancellation_interrupts_a_thread(env: WorkflowEnvironment) -> None:
     began, ended = threading.Event(), threading.Event()
 
     @activity.defn
@@ -324,7 +329,7 @@ async def test_cancellation_interrupts_a_thread(env: Any) -> None:
     assert ended.is_set()
 
 
-async def test_an_activity_may_finish_although_it_was_asked_to_stop(env: Any) -> None:
+async def test_an_activity_may_finish_although_it_was_asked_to_stop(env: WorkflowEnvironment) -> None:
     began = asyncio.Event()
 
     @activity.defn
@@ -356,7 +361,9 @@ async def test_an_activity_may_finish_although_it_was_asked_to_stop(env: Any) ->
 # -- the worker stops
 
 
-async def test_a_stopping_worker_lets_activities_finish_within_the_grace_period(env: Any) -> None:
+async def test_a_stopping_worker_lets_activities_finish_within_the_grace_period(
+    env: WorkflowEnvironment,
+) -> None:
     began, may_end = asyncio.Event(), asyncio.Event()
 
     @activity.defn
@@ -386,7 +393,9 @@ async def test_a_stopping_worker_lets_activities_finish_within_the_grace_period(
         assert await handle.result() == "finished"
 
 
-async def test_what_a_stopping_worker_cancels_is_given_back_and_runs_elsewhere_at_once(env: Any) -> None:
+async def test_what_a_stopping_worker_cancels_is_given_back_and_runs_elsewhere_at_once(
+    env: WorkflowEnvironment,
+) -> None:
     began = asyncio.Event()
 
     @activity.defn

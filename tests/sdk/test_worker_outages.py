@@ -26,8 +26,8 @@ def broker(tmp_path: Path) -> Any:
     server.end()
 
 
-def config(env: Any, broker: NatsServer) -> Config:
-    return Config(postgres_url=env.postgres_url, nats_url=broker.address, drain_s=1.0)
+def config(database: str, broker: NatsServer) -> Config:
+    return Config(postgres_url=database, nats_url=broker.address, drain_s=1.0)
 
 
 class Effects:
@@ -51,9 +51,9 @@ async def three_steps() -> list[int]:
     return [await workflow.execute_activity(Effects.step, number) for number in range(3)]
 
 
-async def test_work_goes_on_when_the_broker_comes_back_empty(env: Any, broker: NatsServer) -> None:
+async def test_work_goes_on_when_the_broker_comes_back_empty(database: str, broker: NatsServer) -> None:
     effects = Effects()
-    async with running(config(env, broker)):
+    async with running(config(database, broker)):
         client = await Client.connect(broker.address)
         async with Worker(client, task_queue=QUEUE, workflows=[three_steps], activities=[effects.step]):
             handle = await client.start_workflow(three_steps, id="broker-away", task_queue=QUEUE)
@@ -76,17 +76,17 @@ async def test_work_goes_on_when_the_broker_comes_back_empty(env: Any, broker: N
     assert sorted(effects.done) == [0, 0, 1, 1, 2, 2]
 
 
-async def test_work_goes_on_when_the_service_is_replaced(env: Any, broker: NatsServer) -> None:
+async def test_work_goes_on_when_the_service_is_replaced(database: str, broker: NatsServer) -> None:
     effects = Effects()
     client = await Client.connect(broker.address)
     async with Worker(client, task_queue=QUEUE, workflows=[three_steps], activities=[effects.step]):
-        async with running(config(env, broker)):
+        async with running(config(database, broker)):
             handle = await client.start_workflow(three_steps, id="service-away", task_queue=QUEUE)
             await effects.began.wait()
         effects.may_go_on.set()
         waiting = asyncio.create_task(handle.result())
         later = asyncio.create_task(client.start_workflow(three_steps, id="service-away-2", task_queue=QUEUE))
-        async with running(config(env, broker)), asyncio.timeout(PATIENCE_S):
+        async with running(config(database, broker)), asyncio.timeout(PATIENCE_S):
             assert await waiting == [0, 1, 2]
             assert await (await later).result() == [0, 1, 2]
     await client.close()
@@ -94,22 +94,22 @@ async def test_work_goes_on_when_the_service_is_replaced(env: Any, broker: NatsS
     assert sorted(effects.done) == [0, 0, 1, 1, 2, 2]
 
 
-async def test_a_worker_may_be_started_before_there_is_a_service(env: Any, broker: NatsServer) -> None:
+async def test_a_worker_may_be_started_before_there_is_a_service(database: str, broker: NatsServer) -> None:
     effects = Effects()
     effects.may_go_on.set()
     client = await Client.connect(broker.address)
     async with Worker(client, task_queue=QUEUE, workflows=[three_steps], activities=[effects.step]):
         starting = asyncio.create_task(client.start_workflow(three_steps, id="early", task_queue=QUEUE))
-        async with running(config(env, broker)), asyncio.timeout(PATIENCE_S):
+        async with running(config(database, broker)), asyncio.timeout(PATIENCE_S):
             assert await (await starting).result() == [0, 1, 2]
     await client.close()
 
     assert effects.done == [0, 1, 2]
 
 
-async def test_a_worker_stops_in_time_although_nobody_hears_it(env: Any, broker: NatsServer) -> None:
+async def test_a_worker_stops_in_time_although_nobody_hears_it(database: str, broker: NatsServer) -> None:
     effects = Effects()
-    async with running(config(env, broker)):
+    async with running(config(database, broker)):
         client = await Client.connect(broker.address)
         worker = Worker(client, task_queue=QUEUE, workflows=[three_steps], activities=[effects.step])
         async with worker:

@@ -11,6 +11,8 @@ import click
 import msgspec
 
 from holdfast.cli.arguments import Duration
+from holdfast.cli.errors import USAGE, Stopped
+from holdfast.exceptions import Invalid
 
 if TYPE_CHECKING:
     from holdfast.client import Client
@@ -79,7 +81,11 @@ def with_client(target: Target, work: Callable[[Client], Awaitable[T]]) -> T:
         connecting = Client.connect(
             target.address, namespace=target.namespace, connect_timeout=target.connect_timeout
         )
-        async with await connecting as client:
+        try:
+            client = await connecting
+        except Invalid as error:
+            raise Stopped(error.message, USAGE, "holdfast dev") from error
+        async with client:
             return await work(client)
 
     return asyncio.run(connected())

@@ -35,6 +35,7 @@ USER = "holdfast"
 LOOK_S = 0.01
 START_S = 30.0
 """How long reading a large store may take."""
+GREETING_S = 1.0
 STOP_S = 5.0
 PAYLOAD_BYTES_MAX = 8 * 1024 * 1024
 OLDEST = (2, 14)
@@ -183,9 +184,11 @@ async def _greeting(port: int) -> dict[str, Any]:
     except OSError:
         return {}
     try:
-        line = await reader.readline()
+        # A stranger on our port may say nothing for ever.
+        async with asyncio.timeout(GREETING_S):
+            line = await reader.readline()
         found: dict[str, Any] = json.loads(line.removeprefix(b"INFO ")) if line.startswith(b"INFO ") else {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, TimeoutError):
         return {}
     finally:
         writer.close()

@@ -43,7 +43,9 @@ class Stack:
     def __init__(self, data: Path, state: State, servers: Sequence[Server]) -> None:
         self.data = data
         self.logs = data / "logs"
-        self.servers: Sequence[Server] = tuple(servers)
+        self.servers: Sequence[Server] = [
+            server for kind in (Postgres, Nats) for server in servers if isinstance(server, kind)
+        ]
         self._state = state
 
     @property

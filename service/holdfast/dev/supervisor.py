@@ -16,7 +16,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -83,14 +83,14 @@ class PartState:
 class Supervisor:
     """The parts of a running stack. Made by `supervise`."""
 
-    def __init__(self, stack: Stack, group: asyncio.TaskGroup) -> None:
+    def __init__(self, stack: Stack) -> None:
         self.signal: signal.Signals | None = None
         """The signal that let `wait` return, if one did."""
         self._stack = stack
-        self._group = group
         self._states: dict[str, PartState] = {}
         self._programs: list[_Program] = []
         self._keepers: list[asyncio.Task[None]] = []
+        self._fault: BaseException | None = None
         self._is_over = asyncio.Event()
         self._news = asyncio.Event()
 
@@ -115,6 +115,8 @@ class Supervisor:
     async def wait(self) -> None:
         """Return when SIGINT or SIGTERM came, or `end` was called."""
         await self._is_over.wait()
+        if self._fault is not None:
+            raise self._fault
 
     def end(self) -> None:
         """Let `wait` return."""
@@ -124,6 +126,8 @@ class Supervisor:
         """Return as soon as *is_so* holds. It is asked whenever a part changes."""
         while not is_so():
             await self._news.wait()
+            if self._fault is not None:
+                raise self._fault
 
     async def finished(self, role: str) -> int:
         """How a part with `is_once` ended: its exit code, or minus the number of the signal that killed it."""
@@ -144,7 +148,7 @@ class Supervisor:
         """Keep the embedded servers up and the logs short."""
         for server in self._stack.servers:
             self._keep(server)
-        self._keepers.append(self._group.create_task(self._shorten_logs()))
+        self._run(self._shorten_logs())
 
     async def stop(self) -> None:
         """End the parts, the last started first. The servers are no longer kept up; ending them is the stack's."""
@@ -157,7 +161,19 @@ class Supervisor:
 
     def _keep(self, kept: Server | _Program, *, is_once: bool = False) -> None:
         self._states[kept.role] = PartState(kept.role, Status.WAITING, kept.log, time.monotonic())
-        self._keepers.append(self._group.create_task(self._keep_up(kept, is_once)))
+        self._run(self._keep_up(kept, is_once))
+
+    def _run(self, keeping: Coroutine[Any, Any, None]) -> None:
+        keeper = asyncio.create_task(keeping)
+        keeper.add_done_callback(self._look_at)
+        self._keepers.append(keeper)
+
+    def _look_at(self, keeper: asyncio.Task[None]) -> None:
+        """Whoever waits learns of a fault of ours at once; the parts' own faults never come here."""
+        if not keeper.cancelled() and (fault := keeper.exception()) is not None:
+            self._fault = fault
+            self._is_over.set()
+            self._news.set()
 
     async def _keep_up(self, kept: Server | _Program, is_once: bool) -> None:
         wait_s = FIRST_WAIT_S
@@ -254,16 +270,15 @@ async def supervise(
     only) SIGINT and SIGTERM let `Supervisor.wait` return instead of interrupting the block; a second one
     kills what is slow to stop. A part that dies waits 0.2 s for its restart, twice as long each time up to 5 s.
     """
-    async with asyncio.TaskGroup() as group:
-        supervisor = Supervisor(stack, group)
-        with _heard(supervisor) if hears_signals else contextlib.nullcontext():
-            try:
-                supervisor.watch()
-                for part in parts:
-                    supervisor.start(part)
-                yield supervisor
-            finally:
-                await supervisor.stop()
+    supervisor = Supervisor(stack)
+    with _heard(supervisor) if hears_signals else contextlib.nullcontext():
+        try:
+            supervisor.watch()
+            for part in parts:
+                supervisor.start(part)
+            yield supervisor
+        finally:
+            await supervisor.stop()
 
 
 @contextlib.contextmanager

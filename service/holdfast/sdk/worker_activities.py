@@ -20,6 +20,7 @@ from holdfast.common import RawValue
 from holdfast.exceptions import (
     CancelledError,
     HoldfastError,
+    Invalid,
     Refused,
 )
 from holdfast.sdk import worker_outcomes as outcomes
@@ -226,26 +227,35 @@ class ActivityTasks:
     # -- reports -----------------------------------------------------------------------
 
     async def _complete(self, task: m.ActivityTask, result: bytes) -> None:
-        turn = self._crew.apart().run(self._workflows.turn_for, task, result)
-        answer = await self._report(outcomes.completed(self._settings, self._leases, task, result, turn))
+        settings, leases, crew = self._settings, self._leases, self._crew
+        turn = crew.apart().run(self._workflows.turn_for, task, result)
+        answer = await self._report(outcomes.completed(settings, leases, task, result, turn))
         if turn is not None:
-            self._crew.apart().run(self._workflows.settle_turn, task.run_id, answer)
+            taken = answer if isinstance(answer, m.Reported) else None
+            crew.apart().run(self._workflows.settle_turn, task.run_id, taken)
+            if isinstance(answer, Invalid):
+                # It may be the turn that cannot be taken; the activity did what it did all the same.
+                answer = await self._report(outcomes.completed(settings, leases, task, result, None))
+        if isinstance(answer, Invalid):
+            await self._report(outcomes.failed(settings, leases, task, answer))
 
     async def _settle(self, report: outcomes.ActivityReport) -> None:
         await self._report(report)
 
-    async def _report(self, report: outcomes.ActivityReport) -> m.Reported | None:
-        """The answer to a report, whose tasks are accepted already; None if it was refused."""
-        answer: m.Reported | None = None
+    async def _report(self, report: outcomes.ActivityReport) -> m.Reported | HoldfastError:
+        """The answer to a report, whose tasks are accepted already; or why it was refused."""
         try:
-            answer = await self._settings.rpc.call("report", report, None)
-        except Refused as error:
-            log.debug("report of activity %d of run %s was not taken: %s", report.seq, report.run_id, error)
+            answer: m.Reported = await self._settings.rpc.call("report", report, None)
         except HoldfastError as error:
-            log.warning("activity %d of run %s could not be reported: %s", report.seq, report.run_id, error)
+            # A lost lease is the ordinary course of things; anything else is worth knowing.
+            level = logging.DEBUG if isinstance(error, Refused) else logging.WARNING
+            log.log(
+                level, "report of activity %d of run %s was refused: %s", report.seq, report.run_id, error
+            )
+            self._leases.drop(report.run_id, report.seq, report.fence)
+            return error
         self._leases.drop(report.run_id, report.seq, report.fence)
-        if answer is not None:
-            self._crew.apart().run(self._accept, answer)
+        self._crew.apart().run(self._accept, answer)
         return answer
 
     # -- cancellation ------------------------------------------------------------------
