@@ -98,6 +98,7 @@ TASKS = {
     "sdk/runtime.py": "starts a run's main coroutine on that loop",
     "sdk/signals.py": "starts signal handlers on that loop",
     "sdk/waiting.py": "asyncio.wait and as_completed, deterministic",
+    "dev/supervisor.py": "one task per part that is kept up; a fault of ours ends its wait()",
     "worker.py": "the worker runs beside the block of its `async with`",
     "sdk/worker_progress.py": "a worker's heartbeat for one activity, ended with it",
     "sdk/worker_settings.py": "the worker runs many tasks at a time; one crew keeps and supervises them",

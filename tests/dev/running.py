@@ -38,7 +38,7 @@ async def execute(url: str, statement: str) -> Any:
 async def until(is_so: Callable[[], bool]) -> None:
     """Return once something holds of which no event tells, such as the end of a process that is not our child."""
     async with asyncio.timeout(PATIENCE_S):
-        while not is_so():
+        while not is_so():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 
@@ -49,7 +49,7 @@ async def gone(pids: Iterable[int]) -> None:
         await until(lambda: not [pid for pid in left if is_alive(pid)])
     except TimeoutError:
         stayed = [
-            psutil.Process(pid).as_dict(["pid", "ppid", "status", "cmdline"]) for pid in left if is_alive(pid)
+            psutil.Process(pid).as_dict(["pid", "ppid", "status", "name"]) for pid in left if is_alive(pid)
         ]
         raise AssertionError(f"still running: {stayed}") from None
 

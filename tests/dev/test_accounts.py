@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import sys
 from pathlib import Path
 
 import psutil
@@ -26,7 +27,7 @@ NOBODY = Account(pwd.getpwnam("nobody").pw_uid, pwd.getpwnam("nobody").pw_gid, "
 def is_for_everybody() -> bool:
     """Whether an ordinary user can run this interpreter, this code and the servers: not below a closed home."""
     paths = [Path(shutil.which("python3") or "/"), ROOT / "service", find_postgres().root, Path(find_nats())]
-    return all(obstacle(path, NOBODY) is None for path in (*paths, Path(os.path.realpath(os.sys.executable))))
+    return all(obstacle(path, NOBODY) is None for path in (*paths, Path(os.path.realpath(sys.executable))))
 
 
 async def test_a_stack_runs_as_whoever_opens_it(tmp_folder: Path) -> None:
@@ -52,18 +53,14 @@ def test_a_closed_folder_on_the_way_is_found(tmp_folder: Path) -> None:
 
 def test_programs_out_of_reach_are_copied_once_with_only_what_is_needed(tmp_folder: Path) -> None:
     """As when an environment lies below root's home."""
-    install = find_postgres()
     closed = tmp_folder / "closed"
     closed.mkdir(mode=0o700)
-    shutil.copytree(
-        install.root, closed / "pg", copy_function=os.link if _is_one_disk(tmp_folder) else shutil.copy2
-    )
+    hidden = _copied_into(closed)
     stranger = Account(os.geteuid() + 12_345, os.getegid() + 12_345, "stranger")
-    hidden = Install(closed / "pg", install.major)
 
     copied = within_reach(hidden, stranger, tmp_folder / "copies")
 
-    assert copied.root.parent == tmp_folder / "copies"
+    assert copied.root.is_relative_to(tmp_folder / "copies")
     assert obstacle(copied.root / "bin", stranger) is None
     assert sorted(path.name for path in (copied.root / "bin").iterdir()) == ["initdb", "postgres"]
     before = Path(copied.postgres).stat().st_mtime_ns
@@ -73,7 +70,7 @@ def test_programs_out_of_reach_are_copied_once_with_only_what_is_needed(tmp_fold
 
 
 def test_a_version_that_is_not_here_is_said() -> None:
-    with pytest.raises(DevError, match="no Postgres 9 here .*version 18.*HOLDFAST_POSTGRES_URL"):
+    with pytest.raises(DevError, match=r"no Postgres 9 here .*version 18.*HOLDFAST_POSTGRES_URL"):
         find_postgres(9)
 
 
@@ -92,21 +89,12 @@ if IS_ROOT:
     async def test_root_runs_a_copied_postgres(tmp_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         closed = tmp_folder / "closed"
         closed.mkdir(mode=0o700)
-        shutil.copytree(find_postgres().root, closed / "pg")
         account = account_for(tmp_folder / "none")
         assert account is not None
-        copied = within_reach(Install(closed / "pg", find_postgres().major), account, tmp_folder / "copies")
+        copied = within_reach(_copied_into(closed), account, tmp_folder / "copies")
         monkeypatch.setattr("holdfast.dev.postgres.find_postgres", lambda _major: copied)
         async with embedded(tmp_folder / "data", migrate=True) as stack:
             assert psutil.Process(stack.postgres.pid).exe() == copied.postgres
-
-    async def test_data_of_a_user_goes_on_as_that_user_when_root_opens_it(tmp_folder: Path) -> None:
-        os.chown(tmp_folder, NOBODY.uid, NOBODY.gid)
-        async with embedded(tmp_folder / "data") as stack:
-            owner = stack.postgres.account
-            assert owner is not None
-        async with embedded(tmp_folder / "data") as stack:
-            assert stack.postgres.account == owner
 
     if is_for_everybody():
 
@@ -135,13 +123,34 @@ if IS_ROOT:
         ) -> None:
             async with embedded(tmp_folder):
                 pass
-            for path in (tmp_folder, tmp_folder / "lock", tmp_folder / "logs", tmp_folder / "endpoints.json"):
-                os.chown(path, NOBODY.uid, NOBODY.gid)
+            os.chown(tmp_folder, NOBODY.uid, NOBODY.gid)
             with pytest.raises(AssertionError, match="exit code 1"):
                 async with holder("--data", str(tmp_folder), "--as", str(NOBODY.uid)):
                     pass
-            assert "run it as that user, or choose another data folder" in capfd.readouterr().err
+            assert (
+                "was made by root, and this process runs as nobody: run it as that user"
+                in capfd.readouterr().err
+            )
+
+        async def test_root_leaves_an_ordinary_users_data_alone(tmp_folder: Path) -> None:
+            """A file of root's in between would lock the user out."""
+            os.chown(tmp_folder, NOBODY.uid, NOBODY.gid)
+            async with holder("--data", str(tmp_folder / "data"), "--as", str(NOBODY.uid)):
+                pass
+            with pytest.raises(DevError, match="was made by nobody, and this process runs as root"):
+                async with embedded(tmp_folder / "data"):
+                    pass
+            owners = {path.stat().st_uid for path in (tmp_folder / "data").rglob("*")}
+            assert owners == {NOBODY.uid}
 
 
-def _is_one_disk(folder: Path) -> bool:
-    return folder.stat().st_dev == find_postgres().root.stat().st_dev and IS_ROOT
+def _copied_into(closed: Path) -> Install:
+    """A Postgres in a folder that others may not enter, with the libraries that its wheel keeps beside it."""
+    install = find_postgres()
+    package = install.root.parent
+    root = closed / package.name / install.root.name
+    shutil.copytree(install.root, root)
+    libraries = package.with_name(f"{package.name}.libs")
+    if libraries.exists():
+        shutil.copytree(libraries, closed / libraries.name)
+    return Install(root, install.major)

@@ -81,6 +81,21 @@ async def test_a_deaf_child_is_killed_after_its_grace(tmp_path: Path, watch: str
     await gone(pids)
 
 
+@pytest.mark.parametrize("watch", WATCHES)
+async def test_sigkill_reaches_the_program_behind_a_guard(tmp_path: Path, watch: str) -> None:
+    """The guard alone was killed once, and its server went on unseen on the same port."""
+    child = spawn(
+        ["/bin/sh", "-c", "echo up; exec /bin/sleep 1000"],
+        log=tmp_path / "log",
+        env={},
+        is_watched_by_kernel=watch == "kernel",
+    )
+    await until(lambda: "up" in (tmp_path / "log").read_text())
+    pids = family(child.pid)
+    assert await child.stop(signal.SIGKILL, grace_s=10) == -signal.SIGKILL
+    await gone(pids)
+
+
 async def test_any_number_may_wait_for_one_child(tmp_path: Path) -> None:
     child = spawn(["/bin/sleep", "1000"], log=tmp_path / "log", env={})
     waits = [asyncio.create_task(child.wait()) for _ in range(3)]

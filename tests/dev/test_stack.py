@@ -16,7 +16,7 @@ from holdfast.dev import DevError, embedded
 from holdfast.dev.folder import SYSTEM_DATA, default_data, is_free, read_state
 from holdfast.dev.stack import reset
 from holdfast.exceptions import Refused
-from tests.dev.running import execute, gone, until
+from tests.dev.running import execute, family, gone, until
 
 NOBODY_MAY = 0o077
 
@@ -193,9 +193,10 @@ async def test_a_stack_that_is_cancelled_while_it_starts_leaves_nothing(tmp_fold
         async with embedded(tmp_folder):
             raise AssertionError("it was cancelled before")
 
+    before = set(family(os.getpid()))
     opening = asyncio.create_task(open_one())
-    await until(lambda: len(psutil.Process().children(recursive=True)) > 0)
-    started = [child.pid for child in psutil.Process().children(recursive=True)]
+    await until(lambda: len(set(family(os.getpid())) - before) > 0)
+    started = set(family(os.getpid())) - before
     opening.cancel()
     with pytest.raises(asyncio.CancelledError):
         await opening

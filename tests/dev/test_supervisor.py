@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,7 @@ async def test_restarts_of_a_part_that_always_dies_are_ever_further_apart(own_st
         await supervisor.until(lambda: supervisor.part("flapping").deaths == 4)
         started = [float(line) for line in supervisor.part("flapping").log.read_text().split()]
 
-    waits = [later - before for before, later in zip(started, started[1:], strict=False)]
+    waits = [later - before for before, later in pairwise(started)]
     assert waits[0] >= 0.2
     assert waits[1] >= 0.4
     assert waits[2] >= 0.8

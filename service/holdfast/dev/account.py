@@ -21,16 +21,11 @@ CANDIDATES = ("postgres", "nobody", "daemon")
 def account_for(cluster: Path) -> Account | None:
     """The user Postgres runs as: None for ourselves; as root, the owner of *cluster* if it is there, else a candidate.
 
-    Raises `DevError` if there is nobody to become, or if *cluster* belongs to somebody we cannot become.
+    Raises `DevError` if there is nobody to become.
     """
-    owner = _owner(cluster)
     if os.geteuid() != 0:
-        if owner is not None and owner.uid != os.geteuid():
-            raise DevError(
-                f"{cluster} belongs to {owner.name}, and this process runs as {_named(os.geteuid()).name}: "
-                "run it as that user, or choose another data folder"
-            )
         return None
+    owner = _owner(cluster)
     if owner is not None and owner.uid != 0:
         return owner
     for name in CANDIDATES:
@@ -63,6 +58,11 @@ def obstacle(path: Path, account: Account) -> Path | None:
         if not allowed:
             return folder
     return None
+
+
+def name_of(uid: int) -> str:
+    """What a user is called."""
+    return _named(uid).name
 
 
 def _owner(path: Path) -> Account | None:

@@ -99,8 +99,10 @@ def within_reach(install: Install, account: Account | None, cache_folder: Path) 
     if account is None or obstacle(install.root / "bin", account) is None:
         return install
     target = cache_folder / _fingerprint(install.root)
+    # Two levels below, as in a wheel: the programs find their libraries beside their package.
+    copied = Install(target / install.root.parent.name / install.root.name, install.major)
     if target.is_dir():
-        return Install(target, install.major)
+        return copied
     try:
         _make_folders(cache_folder)
         with (cache_folder / "lock").open("w") as lock:
@@ -108,14 +110,15 @@ def within_reach(install: Install, account: Account | None, cache_folder: Path) 
             if not target.is_dir():
                 unfinished = cache_folder / "unfinished"
                 shutil.rmtree(unfinished, ignore_errors=True)
-                _copy(install.root, unfinished)
+                _copy(install.root, unfinished / install.root.parent.name / install.root.name)
+                _open(unfinished)
                 unfinished.rename(target)
     except (OSError, shutil.Error) as error:
         raise DevError(
             f"Postgres runs as {account.name}, who cannot enter {obstacle(install.root / 'bin', account)}, "
             f"and its programs could not be copied to {cache_folder}: {error}"
         ) from error
-    return Install(target, install.major)
+    return copied
 
 
 def _fingerprint(root: Path) -> str:
@@ -146,6 +149,18 @@ def _copy(root: Path, target: Path) -> None:
             shutil.copytree(source, copied, ignore=shutil.ignore_patterns(*UNNEEDED))
         else:
             shutil.copy2(source, copied)
+    libraries = _libraries(root)
+    if libraries.is_dir():
+        shutil.copytree(libraries, _libraries(target), ignore=shutil.ignore_patterns(*UNNEEDED))
+
+
+def _libraries(root: Path) -> Path:
+    """Where a wheel keeps libraries of its programs, such as the client library that initdb is linked to."""
+    return root.parent.with_name(f"{root.parent.name}.libs")
+
+
+def _open(target: Path) -> None:
+    """Let everybody read the copy, whatever the modes of the original and our mask."""
     for path in (target, *target.rglob("*")):
         path.chmod(0o755 if path.is_dir() or path.parent.name == "bin" else 0o644)
 

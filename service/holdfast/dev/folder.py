@@ -10,6 +10,7 @@ Starts and stops nothing. Never changes a file or folder that it did not make.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import fcntl
@@ -26,7 +27,8 @@ from pathlib import Path
 
 import msgspec
 
-from holdfast.dev.errors import DevError
+from holdfast.dev.account import name_of
+from holdfast.dev.errors import DevError, PortTaken
 
 SYSTEM_DATA = Path("/var/lib/holdfast")
 """Where root's data lies: Postgres drops to a user who cannot enter root's home."""
@@ -36,6 +38,7 @@ PATH_BYTES_MAX = 900
 PORTS = (16_384, 32_000)
 """Below the range that systems give to outgoing connections: a server that is down for a moment
 would lose such a port to any client, and a client that retries on it can even connect to itself."""
+CLOSE_S = 1.0
 OURS = ("postgres", "nats", "logs", "endpoints.json", "state.json")
 
 
@@ -132,6 +135,7 @@ def _prepare(folder: Path) -> None:
     except UnicodeEncodeError:
         raise DevError(f"the path of the data folder is not UTF-8: {folder!r}") from None
     if folder.is_dir():
+        _check_owner(folder)
         strangers = [
             path.name
             for path in folder.iterdir()
@@ -144,6 +148,17 @@ def _prepare(folder: Path) -> None:
             )
     else:
         _make(folder)
+
+
+def _check_owner(folder: Path) -> None:
+    """One user's files among another's would lock the first one out, even if root made them."""
+    with contextlib.suppress(FileNotFoundError):
+        owner = (folder / "lock").stat().st_uid
+        if owner != os.geteuid():
+            raise DevError(
+                f"{folder} was made by {name_of(owner)}, and this process runs as {name_of(os.geteuid())}: "
+                "run it as that user, or choose another data folder with --data"
+            )
 
 
 def _make(folder: Path) -> None:
@@ -271,6 +286,19 @@ def is_free(port: int) -> bool:
                 return False
             raise
     return True
+
+
+async def await_free(port: int, role: str) -> None:
+    """Return once *role* could listen on *port*, which it had before: a killed server closes it a moment later.
+
+    Raises `PortTaken` when that takes too long.
+    """
+    try:
+        async with asyncio.timeout(CLOSE_S):
+            while not is_free(port):  # noqa: ASYNC110 - nothing tells of it
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        raise PortTaken(f"port {port} is taken, and {role} was told to use it") from None
 
 
 def write_state(folder: Path, state: State) -> None:

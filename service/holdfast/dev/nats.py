@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.dev.errors import DevError, PortTaken
-from holdfast.dev.folder import is_free, write
+from holdfast.dev.folder import await_free, is_free, write
 from holdfast.dev.process import (
     KILL_S,
     Process,
@@ -81,10 +81,11 @@ class Nats:
                 return
             await clear_remains(self.folder)
             said = size(self.log)
+            # Looked at before: an old server's greeting must not be taken for the new one's.
+            await await_free(self.port, self.role)
             settings = self._write_settings()
             process = self._process = spawn([self._program, "-c", str(settings)], log=self.log, env={})
             try:
-                write(self.folder / "nats.pid", str(process.pid).encode())
                 async with asyncio.timeout(START_S):
                     await self._until_ready(process, said)
             except TimeoutError:
@@ -120,6 +121,7 @@ class Nats:
             "listen": f"127.0.0.1:{self.port}",
             "server_name": f"holdfast-{self.port}",
             "authorization": {"user": USER, "password": self._password},
+            "pid_file": str(self.folder / "nats.pid"),
             "max_payload": PAYLOAD_BYTES_MAX,
             "jetstream": {
                 "store_dir": str(self.store),
@@ -137,7 +139,7 @@ class Nats:
             if not process.is_running:
                 how = ended(await process.wait())
                 if not is_free(self.port):
-                    raise PortTaken(f"port {self.port} is taken, and NATS was told to use it")
+                    raise PortTaken(f"port {self.port} is taken, and {self.role} was told to use it")
                 raise DevError(f"NATS did not start ({how})\n{tail(self.log, said)}")
             told = await _greeting(self.port)
             if told.get("server_name") == f"holdfast-{self.port}" and told.get("jetstream"):

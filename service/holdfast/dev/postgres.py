@@ -17,7 +17,7 @@ from pathlib import Path
 from holdfast.dev.account import account_for, obstacle
 from holdfast.dev.binaries import Install, find_postgres, within_reach
 from holdfast.dev.errors import DevError, PortTaken
-from holdfast.dev.folder import SYSTEM_DATA, is_free
+from holdfast.dev.folder import SYSTEM_DATA, await_free, is_free
 from holdfast.dev.process import (
     KILL_S,
     Account,
@@ -111,6 +111,7 @@ class Postgres:
             if self.is_running:
                 return
             await clear_remains(self.cluster)
+            await await_free(self.port, self.role)
             said = size(self.log)
             process = self._process = spawn(
                 [self.install.postgres, "-D", str(self.cluster), *self._options()],
@@ -174,7 +175,7 @@ class Postgres:
         while True:
             if not process.is_running:
                 if not is_free(self.port):
-                    raise PortTaken(f"port {self.port} is taken, and the database was told to use it")
+                    raise PortTaken(f"port {self.port} is taken, and {self.role} was told to use it")
                 how = ended(await process.wait())
                 raise DevError(f"Postgres did not start ({how})\n{tail(self.log, said)}")
             with contextlib.suppress(FileNotFoundError):

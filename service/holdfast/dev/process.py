@@ -62,8 +62,13 @@ class Process:
         return code
 
     def send(self, number: int) -> None:
-        """Signal it; nothing happens if it has ended."""
-        if self.is_running:
+        """Signal it; nothing happens if it has ended. SIGKILL goes to its whole group.
+
+        The guard, where it stays as the program's parent, passes every other signal on.
+        """
+        if number == signal.SIGKILL:
+            self.kill_group()
+        elif self.is_running:
             self._popen.send_signal(number)
 
     def kill_group(self) -> None:

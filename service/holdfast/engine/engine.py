@@ -17,7 +17,7 @@ from holdfast.engine import answers
 from holdfast.engine.batching import Batcher
 from holdfast.engine.dispatch import Assigned, Credits
 from holdfast.engine.loops import Spawner
-from holdfast.engine.transact import Change, Committed, Outcome, is_retry, transact
+from holdfast.engine.transact import Change, Committed, CommitUnknown, Outcome, is_retry, transact
 from holdfast.exceptions import HoldfastError, Invalid, NotFound, Unavailable
 from holdfast.metrics import Metrics
 from holdfast.store import views
@@ -30,6 +30,7 @@ from holdfast.wire.subjects import TaskKind
 BATCH_MAX = 200
 TRIES_MAX = 5
 PUSH_TIMEOUT_S = 1.0
+TAKE_BACK_AGAIN_S = 0.3
 OUTCOMES_KEPT = 10_000
 KNOWN_MAX = 100_000
 
@@ -107,6 +108,8 @@ class Engine:
                 singles += await self._try([item])
             return singles
         except HoldfastError as error:
+            if isinstance(error, CommitUnknown) and error.assigned:
+                self.spawner.spawn(self._take_back(error.assigned))
             self.metrics.store_failures.labels("transact", error.code).inc()
             return [(index, change, error) for index, change in items]
         self.metrics.store_latency.labels("transact").observe(time.perf_counter() - started)
@@ -197,12 +200,26 @@ class Engine:
         except Unavailable:
             self.credits.forget(namespace, worker)
             self.metrics.hints_lost.inc()
-            for item in items:
-                task = item.state.tasks[item.seq]
-                release = m.ReleaseTask(
-                    run_id=item.state.run.run_id, worker=worker, seq=item.seq, fence=task.fence
-                )
-                self.changes.submit(Change(namespace, release, run_id=release.run_id))
+            await self._take_back(items)
+
+    async def _take_back(self, items: Sequence[Assigned]) -> None:
+        """Make leases ready again that no worker has heard of. What cannot be taken back in time runs out by itself."""
+        releases = []
+        for item in items:
+            task = item.state.tasks.get(item.seq)
+            if task is not None:
+                run_id = item.state.run.run_id
+                release = m.ReleaseTask(run_id=run_id, worker=item.worker, seq=item.seq, fence=task.fence)
+                releases.append(Change(item.namespace, release, run_id=run_id))
+        until = time.monotonic() + self.lease_s
+        while releases and time.monotonic() < until:
+            futures = [self.changes.submit(change) for change in releases]
+            outcomes = await asyncio.gather(*futures, return_exceptions=True)
+            releases = [
+                ch for ch, out in zip(releases, outcomes, strict=True) if isinstance(out, Unavailable)
+            ]
+            if releases:
+                await asyncio.sleep(TAKE_BACK_AGAIN_S)
 
     def hint(self, namespace: str, kind: TaskKind, queue: str, ready_at: float) -> None:
         """Tell whoever works on *queue* that it has ready tasks."""

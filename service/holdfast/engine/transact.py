@@ -20,7 +20,7 @@ from holdfast.core.evolve import evolve
 from holdfast.core.ids import uuid7
 from holdfast.core.requests import Ask, ExpireTask, FireTimer, OpenRun, Request
 from holdfast.engine.dispatch import Assigned, Credit, Credits, assign, give_back
-from holdfast.exceptions import HoldfastError, NotFound, Refused
+from holdfast.exceptions import HoldfastError, NotFound, OutcomeUnknown, Refused
 from holdfast.store import journal
 from holdfast.store.journal import Address, Resolved
 from holdfast.store.record import record
@@ -69,6 +69,14 @@ class Committed(msgspec.Struct, frozen=True):
     now: float
 
 
+class CommitUnknown(OutcomeUnknown):
+    """Nobody knows whether the batch was committed; if it was, *assigned* are leases that no worker has heard of."""
+
+    def __init__(self, message: str, assigned: Sequence[Assigned]) -> None:
+        super().__init__(message)
+        self.assigned = assigned
+
+
 class _Retry(HoldfastError):
     """The run that the change speaks of is another one by now: decide again in a new transaction."""
 
@@ -78,10 +86,13 @@ class _Retry(HoldfastError):
 async def transact(
     pool: Pool, credits: Credits, changes: Sequence[Change], *, lease_s: float, heard_now: float
 ) -> Committed:
-    """Carry out *changes* in one transaction. Raises what `Pool.transaction` raises; then nothing happened or it is unknown."""
+    """Carry out *changes* in one transaction.
+
+    Raises what `Pool.transaction` raises: then nothing happened, or (`CommitUnknown`) nobody knows.
+    """
     batch = _Batch()
-    async with pool.transaction(is_deferred=True) as session:
-        try:
+    try:
+        async with pool.transaction(is_deferred=True) as session:
             await batch.load(session, changes)
             for change in changes:
                 batch.outcomes.append(batch.decide(change))
@@ -94,9 +105,11 @@ async def transact(
                 lease_s=lease_s,
             )
             lost = await record(session, batch.states())
-        except BaseException:
-            give_back(batch.assigned, credits, heard_now)
-            raise
+    except OutcomeUnknown as error:
+        raise CommitUnknown(error.message, batch.assigned) from error
+    except BaseException:
+        give_back(batch.assigned, credits, heard_now)
+        raise
     return batch.committed(lost)
 
 
