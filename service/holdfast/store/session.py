@@ -7,6 +7,7 @@ Nothing from asyncpg leaves this module. A broken connection before the commit i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Generic, TypeVar
@@ -192,10 +193,12 @@ class Pool:
 
     async def _release(self, connection: Any, is_broken: bool) -> None:
         # A connection in an unknown state is cut, not tidied up: tidying would wait for a server
-        # that may be frozen.
-        if is_broken:
-            connection.terminate()
-        await self._pool.release(connection, timeout=2.0)
+        # that may be frozen. One whose server is gone has left the pool by itself; asyncpg then
+        # refuses every further word to it.
+        with contextlib.suppress(*_GONE):
+            if is_broken:
+                connection.terminate()
+            await self._pool.release(connection, timeout=2.0)
 
     async def close(self) -> None:
         """End every connection; those in use get two seconds."""
