@@ -144,7 +144,11 @@ def _complete_workflow_task(state: s.RunState, report: m.CompleteWorkflowTask, n
             ),
         )
     marker = e.WorkflowTaskCompleted(
-        seen_seq=report.seen_seq, now=report.now, worker=report.worker, build_id=report.build_id, sdk=report.sdk
+        seen_seq=report.seen_seq,
+        now=report.now,
+        worker=report.worker,
+        build_id=report.build_id,
+        sdk=report.sdk,
     )
     batch = batch_facts(state, marker, report.commands, now)
     facts: list[f.AnyFact] = [*batch.facts, f.BatchKept(0, report.fence)]

@@ -25,6 +25,10 @@ def evolve(state: s.RunState, fact: f.AnyFact, now: float) -> None:
             _record(state, fact.event, now)
         case f.TaskOpened():
             _open_workflow_task(state, now)
+        case f.TaskFreed():
+            task = state.tasks[0]
+            task.sticky_worker = task.sticky_until = None
+            _touch_task(state, 0)
         case f.TaskLeased():
             _lease(state, fact, now)
         case f.TaskReleased():

@@ -25,6 +25,10 @@ class TaskOpened(Fact, frozen=True):
     """The run has something to react to: a workflow task became ready."""
 
 
+class TaskFreed(Fact, frozen=True):
+    """The worker that has the run in its cache is gone: the ready workflow task is anybody's."""
+
+
 class TaskLeased(Fact, frozen=True):
     """A ready task was leased to a worker in the transaction that made it ready."""
 
@@ -80,6 +84,7 @@ class RequestKept(Fact, frozen=True):
 AnyFact = (
     Recorded
     | TaskOpened
+    | TaskFreed
     | TaskLeased
     | TaskReleased
     | TaskAttemptFailed

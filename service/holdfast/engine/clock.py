@@ -38,6 +38,7 @@ class Clock:
         engine = self._engine
         self._watch_bus()
         engine.next_due_at = time.monotonic() + self._longest_s()
+        self._sleep_until(engine.next_backoff_s())
         pulse = await tasks.pulse(engine.pool)
         handled = 0
         if pulse.next_timer_s is not None and pulse.next_timer_s <= 0:
@@ -119,8 +120,9 @@ class Clock:
             kind: TaskKind = "workflow" if queue.is_workflow else "activity"
             age_s = queue.now - queue.oldest_ready_at
             ages[queue.namespace, queue.task_queue, kind] = age_s
-            if age_s >= RESCUE_AFTER_S or not engine.bus.is_connected:
+            if age_s >= RESCUE_AFTER_S:
                 engine.metrics.sweep_rescues.labels(kind).inc()
-                engine.hint(queue.namespace, kind, queue.task_queue, queue.oldest_ready_at)
-                engine.nudge(queue.namespace, queue.task_queue, is_workflow=queue.is_workflow)
+            # A retry whose backoff has just ended was never hinted: nobody committed anything then.
+            engine.hint(queue.namespace, kind, queue.task_queue, queue.oldest_ready_at)
+            engine.nudge(queue.namespace, queue.task_queue, is_workflow=queue.is_workflow)
         replace(engine.metrics.backlog_age, ages)

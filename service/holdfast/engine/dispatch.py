@@ -119,6 +119,8 @@ def assign(
                 continue
             credit = _taker(state, task, reporter, credits, heard_now)
             if credit is None:
+                if task.sticky_worker and not credits.of(run.namespace, task.sticky_worker, heard_now):
+                    evolve(state, f.TaskFreed(), now)
                 continue
             if seq == 0:
                 credit.workflow_slots -= 1

@@ -7,6 +7,8 @@ sweep, waiters ask again, credit is heard again.
 from __future__ import annotations
 
 import asyncio
+import heapq
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -33,6 +35,7 @@ PUSH_TIMEOUT_S = 1.0
 TAKE_BACK_AGAIN_S = 0.3
 OUTCOMES_KEPT = 10_000
 KNOWN_MAX = 100_000
+BACKOFFS_MAX = 10_000
 
 
 class Engine:
@@ -50,6 +53,7 @@ class Engine:
         self.timer_wake = asyncio.Event()
         self.feed_wake = asyncio.Event()
         self.next_due_at = 0.0
+        self._backoffs: list[float] = []
         self._waiters: dict[str, list[asyncio.Future[m.Outcome]]] = {}
         self._outcomes: OrderedDict[str, m.Outcome] = OrderedDict()
         # Runs started here: their namespace, and whether they are open as far as this process knows.
@@ -180,7 +184,7 @@ class Engine:
                 key = (task.namespace, kind, task.task_queue)
                 hints[key] = min(hints.get(key, task.ready_at), task.ready_at)
             else:
-                self._note_due(task.ready_at - now)
+                self._note_backoff(task.ready_at - now)
 
     def _push_cancellations(self, state: s.RunState) -> None:
         by_worker: dict[str, list[m.Lease]] = {}
@@ -240,6 +244,19 @@ class Engine:
         if due_at < self.next_due_at:
             self.next_due_at = due_at
             self.timer_wake.set()
+
+    def _note_backoff(self, in_s: float) -> None:
+        """A task becomes ready in *in_s* seconds, and nobody will commit anything then: the clock must hint it."""
+        if len(self._backoffs) < BACKOFFS_MAX:
+            heapq.heappush(self._backoffs, time.monotonic() + in_s)
+        self._note_due(in_s)
+
+    def next_backoff_s(self) -> float:
+        """Seconds until the next task that backs off becomes ready; those of the past are forgotten."""
+        now = time.monotonic()
+        while self._backoffs and self._backoffs[0] <= now:
+            heapq.heappop(self._backoffs)
+        return self._backoffs[0] - now if self._backoffs else math.inf
 
     # -- outcomes ----------------------------------------------------------------------
 

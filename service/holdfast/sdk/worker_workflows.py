@@ -88,7 +88,13 @@ class WorkflowTasks:
         if commands is None:
             return None
         entry.is_busy = True
-        return m.Turn(assumed_seq=run.seen_seq, now=run.loop.now, commands=commands, build_id=self._settings.build_id, sdk=SDK)
+        return m.Turn(
+            assumed_seq=run.seen_seq,
+            now=run.loop.now,
+            commands=commands,
+            build_id=self._settings.build_id,
+            sdk=SDK,
+        )
 
     def settle_turn(self, run_id: str, answer: m.Reported | None) -> None:
         """The service has answered the report that carried the turn; None if it did not take it."""

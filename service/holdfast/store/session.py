@@ -101,6 +101,14 @@ class Session:
             await self._connection.execute("BEGIN")
             self.is_begun = True
 
+    async def begin_snapshot(self) -> None:
+        """From now on every read sees the same moment."""
+        await self._connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+
+    async def end_snapshot(self) -> None:
+        """Let go of the moment that `begin_snapshot` held."""
+        await self._connection.execute("ROLLBACK")
+
     async def rows(self, query: Query[Row], *args: object) -> list[Row]:
         """All rows of *query*."""
         self._counts.statements += 1
@@ -169,6 +177,14 @@ class Pool:
         if session.is_begun:
             async with asyncio.timeout(2.0):
                 await connection.execute("ROLLBACK")
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Session]:
+        """A connection whose reads all see one moment. Raises as `transaction` does."""
+        async with self.session() as session:
+            await session.begin_snapshot()
+            yield session
+            await session.end_snapshot()
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Session]:
@@ -251,6 +267,11 @@ def _is_idle(connection: Any) -> bool:
     return not connection.is_closed() and not connection.is_in_transaction()
 
 
+def _is_misuse(error: BaseException) -> bool:
+    """Whether asyncpg complains about our call (a wrong number of arguments), not about the connection: a bug."""
+    return isinstance(error, asyncpg.InterfaceError) and "argument" in str(error)
+
+
 class _own_errors:  # noqa: N801 - reads as a statement
     """Turns asyncpg's errors into ours; *gone* is what a lost connection means here."""
 
@@ -272,7 +293,7 @@ class _own_errors:  # noqa: N801 - reads as a statement
             raise Unwritable(f"Postgres cannot take a value of the request: {error}") from error
         if isinstance(error, asyncpg.UndefinedTableError | asyncpg.InvalidSchemaNameError):
             raise Unavailable(f"the database is not migrated ({error}): run `holdfast migrate`") from error
-        if isinstance(error, _GONE):
+        if isinstance(error, _GONE) and not _is_misuse(error):
             raise self._gone(
                 f"lost Postgres ({str(error) or type(error).__name__}): {self._consequence}; try again with the same request id"
             ) from error

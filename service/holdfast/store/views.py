@@ -204,7 +204,7 @@ async def find_run(pool: Pool, namespace: str, workflow_id: str, run_id: str | N
 
 async def open_work(pool: Pool, run_id: str) -> tuple[list[OpenTask], list[OpenActivity], list[OpenTimer]]:
     """What a run still has to do."""
-    async with pool.session() as session:
+    async with pool.snapshot() as session:
         tasks = await session.rows(OPEN_TASKS, run_id)
         activities = await session.rows(OPEN_ACTIVITIES, run_id)
         return tasks, activities, await session.rows(OPEN_TIMERS, run_id)
