@@ -190,7 +190,7 @@ class Metrics:
         self.schedule_to_start = spread(
             "schedule_to_start_seconds", "From scheduled to claimed.", SLOW_S, *queue
         )
-        self.backlog = level("backlog", "Tasks ready and not claimed.", *queue)
+        self.backlog = level("backlog", "Tasks ready and not claimed, counted up to 1000.", *queue)
         self.backlog_age = level("backlog_oldest_seconds", "Age of the oldest task in the backlog.", *queue)
         self.leases_expired = count("leases_expired", "Leases that ran out.", "kind")
         self.sweep_rescues = count("sweep_rescues", "Ready tasks that no hint had found.", "kind")
@@ -205,7 +205,7 @@ class Metrics:
         )
 
         # The change feed, and what the process stands on.
-        self.outbox_rows = level("outbox_rows", "Entries of the feed not yet published.").labels()
+        self.outbox_rows = level("outbox_rows", "Entries of the feed not yet published, as the relay last saw them (at most a page).").labels()
         self.outbox_lag = level("outbox_lag_seconds", "Age of the oldest such entry.").labels()
         self.events_published = count("events_published", "Entries of the feed published.").labels()
         self.bus = count("bus", "What this process's connection to the broker did.", "what")

@@ -49,8 +49,7 @@ class Clock:
             handled += await self._expire()
         elif pulse.next_deadline_s is not None:
             self._sleep_until(pulse.next_deadline_s)
-        if pulse.has_waiting:
-            await self._sweep()
+        await self._sweep(has_waiting=pulse.has_waiting)
         engine.metrics.outbox_lag.set(max(pulse.oldest_owed_s or 0.0, 0.0))
         if pulse.oldest_owed_s is not None:
             engine.feed_wake.set()
@@ -112,17 +111,20 @@ class Clock:
                 raise error
         return handled
 
-    async def _sweep(self) -> None:
+    async def _sweep(self, *, has_waiting: bool) -> None:
         """Hint again for queues with tasks that nobody took."""
         engine = self._engine
         ages: dict[tuple[str, ...], float] = {}
-        for queue in await tasks.ready_queues(engine.pool):
+        counts: dict[tuple[str, ...], float] = {}
+        for queue in await tasks.ready_queues(engine.pool) if has_waiting else ():
             kind: TaskKind = "workflow" if queue.is_workflow else "activity"
             age_s = queue.now - queue.oldest_ready_at
             ages[queue.namespace, queue.task_queue, kind] = age_s
+            counts[queue.namespace, queue.task_queue, kind] = queue.ready
             if age_s >= RESCUE_AFTER_S:
                 engine.metrics.sweep_rescues.labels(kind).inc()
             # A retry whose backoff has just ended was never hinted: nobody committed anything then.
             engine.hint(queue.namespace, kind, queue.task_queue, queue.oldest_ready_at)
             engine.nudge(queue.namespace, queue.task_queue, is_workflow=queue.is_workflow)
         replace(engine.metrics.backlog_age, ages)
+        replace(engine.metrics.backlog, counts)

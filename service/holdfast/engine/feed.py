@@ -40,6 +40,7 @@ class Relay:
         if not engine.bus.is_connected or not await self._lead():
             return 0
         owed = await outbox.read_owed(engine.pool, PAGE)
+        engine.metrics.outbox_rows.set(len(owed))
         if not owed:
             return 0
         messages = await self._messages([row for row in owed if row.feed != "off"])

@@ -13,6 +13,9 @@ import msgspec
 from holdfast.store.session import Pool, Query
 
 
+COUNTED_MAX = 1_000
+
+
 class ClaimedWorkflow(msgspec.Struct, kw_only=True):
     """A workflow task just leased. `known_seq` is what the claiming worker's cache holds (0: nothing)."""
 
@@ -66,11 +69,12 @@ class DueTimer(msgspec.Struct, kw_only=True):
 
 
 class ReadyQueue(msgspec.Struct, kw_only=True):
-    """A queue with ready tasks; times are epoch seconds."""
+    """A queue with ready tasks, counted up to `COUNTED_MAX`; times are epoch seconds."""
 
     namespace: str
     task_queue: str
     is_workflow: bool
+    ready: int
     oldest_ready_at: float
     now: float
 
@@ -384,33 +388,43 @@ READY_QUEUES = Query(
         q.namespace,
         q.task_queue,
         true AS is_workflow,
+        o.ready,
         extract(epoch FROM o.ready_at)::float8 AS oldest_ready_at,
         extract(epoch FROM now())::float8 AS now
     FROM workflow_queue AS q
     CROSS JOIN LATERAL (
-        SELECT t.ready_at
-        FROM task AS t
-        WHERE t.worker IS NULL AND t.seq = 0 AND t.namespace = q.namespace AND t.task_queue = q.task_queue
-            AND t.ready_at <= now()
-        ORDER BY t.ready_at
-        LIMIT 1
+        SELECT count(*)::int AS ready, min(r.ready_at) AS ready_at
+        FROM (
+            SELECT t.ready_at
+            FROM task AS t
+            WHERE t.worker IS NULL AND t.seq = 0 AND t.namespace = q.namespace AND t.task_queue = q.task_queue
+                AND t.ready_at <= now()
+            ORDER BY t.ready_at
+            LIMIT $1
+        ) AS r
     ) AS o
+    WHERE o.ready > 0
     UNION ALL
     SELECT
         q.namespace,
         q.task_queue,
         false,
+        o.ready,
         extract(epoch FROM o.ready_at)::float8,
         extract(epoch FROM now())::float8
     FROM activity_queue AS q
     CROSS JOIN LATERAL (
-        SELECT t.ready_at
-        FROM task AS t
-        WHERE t.worker IS NULL AND t.seq > 0 AND t.namespace = q.namespace AND t.task_queue = q.task_queue
-            AND t.ready_at <= now()
-        ORDER BY t.ready_at
-        LIMIT 1
+        SELECT count(*)::int AS ready, min(r.ready_at) AS ready_at
+        FROM (
+            SELECT t.ready_at
+            FROM task AS t
+            WHERE t.worker IS NULL AND t.seq > 0 AND t.namespace = q.namespace AND t.task_queue = q.task_queue
+                AND t.ready_at <= now()
+            ORDER BY t.ready_at
+            LIMIT $1
+        ) AS r
     ) AS o
+    WHERE o.ready > 0
     """,
     ReadyQueue,
 )
@@ -433,4 +447,4 @@ async def pulse(pool: Pool) -> Pulse:
 
 async def ready_queues(pool: Pool) -> list[ReadyQueue]:
     """Every queue with ready tasks."""
-    return await pool.rows(READY_QUEUES)
+    return await pool.rows(READY_QUEUES, COUNTED_MAX)
