@@ -23,7 +23,7 @@ from holdfast.api.ops import Probe, address_of, bind, serve_app, serve_ops
 from holdfast.api.rpc import serve_rpc
 from holdfast.bus import Bus
 from holdfast.config import Config
-from holdfast.engine.clock import Clock
+from holdfast.engine.clock import FORGET_EVERY_S, Clock
 from holdfast.engine.engine import Engine
 from holdfast.engine.feed import Relay
 from holdfast.engine.loops import TRANSIENT, repeat, start
@@ -166,6 +166,7 @@ def _engine_loops(parts: Parts, config: Config, roles: frozenset[str]) -> list[C
     return [
         *(engine.changes.run() for _ in range(WRITERS)),
         repeat("clock", clock.step, clock.idle_s, engine.timer_wake),
+        repeat("requests", clock.forget, lambda: FORGET_EVERY_S),
         repeat("feed", relay.step, relay.idle_s, engine.feed_wake),
         engine.spawner.watch(),
         _open_door(parts),

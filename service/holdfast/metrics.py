@@ -205,7 +205,10 @@ class Metrics:
         )
 
         # The change feed, and what the process stands on.
-        self.outbox_rows = level("outbox_rows", "Entries of the feed not yet published, as the relay last saw them (at most a page).").labels()
+        self.outbox_rows = level(
+            "outbox_rows",
+            "Entries of the feed not yet published, as the relay last saw them (at most a page).",
+        ).labels()
         self.outbox_lag = level("outbox_lag_seconds", "Age of the oldest such entry.").labels()
         self.events_published = count("events_published", "Entries of the feed published.").labels()
         self.bus = count("bus", "What this process's connection to the broker did.", "what")

@@ -15,12 +15,17 @@ from holdfast.engine.loops import TRANSIENT
 from holdfast.engine.transact import Change
 from holdfast.exceptions import HoldfastError
 from holdfast.metrics import replace
-from holdfast.store import tasks
+from holdfast.store import journal, tasks
 from holdfast.wire.subjects import TaskKind
 
 STEP_MAX = 1_000
 RESCUE_AFTER_S = 0.25
 """A task that stayed ready this long was missed by its hint, or its queue is behind."""
+
+
+REQUESTS_KEPT_S = 48 * 3600.0
+FORGET_EVERY_S = 600.0
+FORGET_MAX = 5_000
 
 
 class Clock:
@@ -54,6 +59,10 @@ class Clock:
         if pulse.oldest_owed_s is not None:
             engine.feed_wake.set()
         return handled
+
+    async def forget(self) -> int:
+        """Drop request ids that nobody repeats any more; a pass every ten minutes."""
+        return await journal.forget_requests(self._engine.pool, REQUESTS_KEPT_S, FORGET_MAX)
 
     def idle_s(self) -> float:
         """How long to wait after a pass that found nothing: until what is due next, at most a sweep."""

@@ -10,7 +10,7 @@ import msgspec
 from holdfast.core import state as s
 from holdfast.store import owned_rows as own
 from holdfast.store import run_rows as runs
-from holdfast.store.session import Session
+from holdfast.store.session import Pool, Session
 
 
 class Address(msgspec.Struct, frozen=True):
@@ -97,3 +97,9 @@ async def lock(
 
 def _pairs(pairs: Sequence[tuple[str, int]]) -> list[list[Any]]:
     return [[run_id for run_id, _ in pairs], [seq for _, seq in pairs]]
+
+
+async def forget_requests(pool: Pool, older_than_s: float, limit: int) -> int:
+    """Forget up to *limit* request ids that are older than that; how many it were."""
+    async with pool.session() as session:
+        return await session.run(own.FORGET_REQUESTS, older_than_s, limit)

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from holdfast.core import state as s
-from holdfast.store.session import Query
+from holdfast.store.session import Query, Statement
 from holdfast.wire import codec
 from holdfast.wire.failures import Failure
 
@@ -145,6 +145,19 @@ READ_TIMERS = Query(
     JOIN unnest($1::uuid[], $2::int[]) AS asked (run_id, seq) ON asked.run_id = t.run_id AND asked.seq = t.seq
     """,
     s.Timer,
+)
+
+FORGET_REQUESTS = Statement(
+    """
+    DELETE FROM request AS r
+    USING (
+        SELECT o.namespace, o.request_id
+        FROM request AS o
+        WHERE o.created_at < now() - make_interval(secs => $1)
+        LIMIT $2
+    ) AS old
+    WHERE r.namespace = old.namespace AND r.request_id = old.request_id
+    """
 )
 
 READ_REQUESTS = Query(
