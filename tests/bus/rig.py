@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sysconfig
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,7 +55,13 @@ class NatsServer:
         shutil.rmtree(self.folder / "store")
 
     def freeze(self) -> None:
+        """Stop it in the middle of whatever it does; returns once it has stopped."""
         self._signal(signal.SIGSTOP)
+        assert self.process is not None
+        threads = Path(f"/proc/{self.process.pid}/task")
+        deadline = time.monotonic() + PATIENCE_S
+        while any(_state(thread) != "T" for thread in threads.iterdir()):
+            assert time.monotonic() < deadline, "the server does not stop"
 
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)
@@ -75,6 +82,11 @@ class NatsServer:
         if self.process is not None:
             self._signal(signal.SIGCONT)
             self.kill()
+
+
+def _state(thread: Path) -> str:
+    """The scheduler's letter for a thread: T is stopped."""
+    return (thread / "stat").read_text().rpartition(")")[2].split()[0]
 
 
 def free_port() -> int:

@@ -80,7 +80,7 @@ def failed(error: HoldfastError) -> m.Answer:
 def _hears_of_closed(engine: Engine) -> Callable[[Msg], None]:
     def hear(message: Msg) -> None:
         run_id = subjects.decode_token(message.subject.rpartition(".")[2])
-        if run_id is not None and engine.is_awaited(run_id):
-            engine.spawner.spawn(engine.look_at_closed(run_id))
+        if run_id is not None and engine.outcomes.is_awaited(run_id):
+            engine.spawner.spawn(engine.outcomes.look(run_id))
 
     return hear

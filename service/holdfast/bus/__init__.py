@@ -11,6 +11,7 @@ from holdfast.bus.streams import HeldHint, StreamLimits, decode_hint
 from holdfast.bus.subscription import BusStats, Intake, Subscription
 
 __all__ = [
+    "REQUEST_INTAKE",
     "Bus",
     "BusStats",
     "FramedCaller",
@@ -18,7 +19,6 @@ __all__ = [
     "Intake",
     "Msg",
     "NoResponders",
-    "REQUEST_INTAKE",
     "StreamLimits",
     "Subscription",
     "decode_hint",

@@ -10,7 +10,6 @@ import asyncio
 import heapq
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Sequence
 
 from holdfast.bus import Bus
@@ -19,6 +18,7 @@ from holdfast.engine import answers
 from holdfast.engine.batching import Batcher
 from holdfast.engine.dispatch import Assigned, Credits
 from holdfast.engine.loops import Spawner
+from holdfast.engine.outcomes import Outcomes
 from holdfast.engine.transact import Change, Committed, CommitUnknown, Outcome, is_retry, transact
 from holdfast.exceptions import HoldfastError, Invalid, NotFound, Unavailable
 from holdfast.metrics import Metrics
@@ -33,8 +33,6 @@ BATCH_MAX = 200
 TRIES_MAX = 5
 PUSH_TIMEOUT_S = 1.0
 TAKE_BACK_AGAIN_S = 0.3
-OUTCOMES_KEPT = 10_000
-KNOWN_MAX = 100_000
 BACKOFFS_MAX = 10_000
 
 
@@ -48,17 +46,13 @@ class Engine:
         self.name = name
         self.lease_s = lease_s
         self.credits = Credits()
+        self.outcomes = Outcomes(pool)
         self.spawner = Spawner()
         self.changes: Batcher[Change, Outcome] = Batcher(self._carry_out, size=BATCH_MAX)
         self.timer_wake = asyncio.Event()
         self.feed_wake = asyncio.Event()
         self.next_due_at = 0.0
         self._backoffs: list[float] = []
-        self._waiters: dict[str, list[asyncio.Future[m.Outcome]]] = {}
-        self._outcomes: OrderedDict[str, m.Outcome] = OrderedDict()
-        # Runs started here: their namespace, and whether they are open as far as this process knows.
-        self._known: OrderedDict[str, str] = OrderedDict()
-        self._open: set[str] = set()
         self._namespaces: dict[str, str] = {}
         self._namespaces_read_at = 0.0
 
@@ -148,19 +142,14 @@ class Engine:
         run = state.run
         if state.is_new:
             self.metrics.workflows_started.labels(run.namespace, run.workflow_type).inc()
-            self._known[run.run_id] = run.namespace
-            self._open.add(run.run_id)
-            if len(self._known) > KNOWN_MAX:
-                self._open.discard(self._known.popitem(last=False)[0])
+            self.outcomes.opened(run.namespace, run.run_id)
         if run.closed_at is None or not state.events or type(state.events[-1][1]) not in e.CLOSING:
             return
-        self._open.discard(run.run_id)
         self.metrics.workflows_closed.labels(run.namespace, run.workflow_type, run.status).inc()
         self.metrics.workflow_latency.labels(run.namespace, run.workflow_type).observe(
             run.closed_at - run.created_at
         )
-        outcome = answers.outcome_of(state)
-        self._settle(outcome)
+        self.outcomes.settle(answers.outcome_of(state))
         self.bus.publish(subjects.closed(run.namespace, run.run_id), b"")
 
     def _collect_hints(
@@ -257,68 +246,6 @@ class Engine:
         while self._backoffs and self._backoffs[0] <= now:
             heapq.heappop(self._backoffs)
         return self._backoffs[0] - now if self._backoffs else math.inf
-
-    # -- outcomes ----------------------------------------------------------------------
-
-    def knows(self, namespace: str, run_id: str) -> bool:
-        """Whether the run was started here, in this namespace, and not too long ago."""
-        return self._known.get(run_id) == namespace
-
-    async def outcome(self, run_id: str, wait_s: float) -> m.Outcome:
-        """The run's outcome, waiting up to *wait_s* for it. `event` is None if it is still open then."""
-        known = self._outcomes.get(run_id)
-        if known is not None:
-            return known
-        # The waiter is in place before anything is read, so that a close in between is not missed.
-        future: asyncio.Future[m.Outcome] = asyncio.get_running_loop().create_future()
-        self._waiters.setdefault(run_id, []).append(future)
-        try:
-            if run_id not in self._open:
-                read = await self._read_outcome(run_id)
-                if read.event is not None:
-                    return read
-            try:
-                async with asyncio.timeout(wait_s):
-                    return await future
-            except TimeoutError:
-                return await self._read_outcome(run_id)
-        finally:
-            waiters = self._waiters.get(run_id)
-            if waiters is not None and future in waiters:
-                waiters.remove(future)
-                if not waiters:
-                    del self._waiters[run_id]
-
-    def is_awaited(self, run_id: str) -> bool:
-        """Whether anybody waits here for the run to close."""
-        return run_id in self._waiters
-
-    async def look_at_closed(self, run_id: str) -> None:
-        """Another process says that the run closed: see for ourselves."""
-        await self._read_outcome(run_id)
-
-    async def _read_outcome(self, run_id: str) -> m.Outcome:
-        row = (await views.outcomes(self.pool, [run_id])).get(run_id)
-        if row is None:
-            raise NotFound(f"no run {run_id}")
-        event = None
-        if row.closed_at is not None and row.body is not None:
-            event = e.HistoryEvent(
-                row.last_seq, row.recorded_at or row.closed_at, codec.decode_event(row.body)
-            )
-        outcome = m.Outcome(run_id=run_id, status=row.status, event=event)
-        if event is not None:
-            self._open.discard(run_id)
-            self._settle(outcome)
-        return outcome
-
-    def _settle(self, outcome: m.Outcome) -> None:
-        self._outcomes[outcome.run_id] = outcome
-        if len(self._outcomes) > OUTCOMES_KEPT:
-            self._outcomes.popitem(last=False)
-        for future in self._waiters.pop(outcome.run_id, ()):
-            if not future.done():
-                future.set_result(outcome)
 
     # -- namespaces --------------------------------------------------------------------
 

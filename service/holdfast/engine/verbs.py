@@ -72,9 +72,9 @@ async def result(engine: Engine, namespace: str, request: m.Result) -> m.Outcome
     if not 0 <= request.wait_s <= WAIT_MAX_S:
         raise Invalid(f"wait_s is {request.wait_s}: expected 0 to {WAIT_MAX_S:g}; ask again to wait longer")
     run_id = request.run_id
-    if run_id is None or not engine.knows(namespace, run_id):
+    if run_id is None or not engine.outcomes.knows(namespace, run_id):
         run_id = (await _run(engine, namespace, request.workflow_id, run_id)).run_id
-    return await engine.outcome(run_id, request.wait_s)
+    return await engine.outcomes.wait(run_id, request.wait_s)
 
 
 async def claim(engine: Engine, namespace: str, request: m.Claim) -> m.Tasks:

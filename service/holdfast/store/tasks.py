@@ -12,7 +12,6 @@ import msgspec
 
 from holdfast.store.session import Pool, Query
 
-
 COUNTED_MAX = 1_000
 
 
