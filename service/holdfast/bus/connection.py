@@ -33,7 +33,8 @@ from holdfast.exceptions import Invalid, Unavailable
 _log = logging.getLogger(__name__)
 
 _FIRST_RETRY_S: Final = 0.25
-_LAST_RETRY_S: Final = 2.0
+# Short, because work waits for whoever comes back last.
+_LAST_RETRY_S: Final = 0.75
 _CONFIRM_S: Final = 5.0
 _MAX_PAYLOAD_UNTIL_TOLD: Final = 1024 * 1024
 _INBOX_SID: Final = b"1"
