@@ -7,6 +7,7 @@ module repeats all alike. What one turn of the loop asks of a verb leaves as one
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +21,8 @@ from holdfast.wire.messages import Answer
 CALL_TIMEOUT_S = 30.0
 ATTEMPT_TIMEOUT_S = 5.0
 FIRST_RETRY_S = 0.05
-LAST_RETRY_S = 2.0
+LAST_RETRY_S = 0.5
+AWAY_S = 5.0
 
 _ERRORS: dict[str, type[HoldfastError]] = {
     kind.code: kind
@@ -56,7 +58,7 @@ class Rpc:
         Raises the error that the service answered, `DeadlineExceeded` when the time is up.
         """
         caller, item = self._caller(verb), codec.encode(request)
-        return await _until_definite(verb, lambda: caller(item), timeout_s)
+        return await self._until_definite(verb, lambda: caller(item), timeout_s)
 
     async def poll(
         self, verb: str, request: Any, is_enough: Callable[[Any], bool], timeout_s: float | None
@@ -74,11 +76,39 @@ class Rpc:
 
         try:
             async with asyncio.timeout(timeout_s):
-                while not is_enough(found := await _until_definite(verb, ask, None)):
+                while not is_enough(found := await self._until_definite(verb, ask, None)):
                     pass
                 return found
         except TimeoutError:
             raise DeadlineExceeded(f"{verb}: nothing to tell within {timeout_s:g} s") from None
+
+    async def pause(self, attempt: int) -> None:
+        """Wait before the try after number *attempt*; while the broker is away, until it is back and no longer."""
+        if self.bus.is_connected:
+            await asyncio.sleep(retry_delay_s(attempt))
+            return
+        with contextlib.suppress(Unavailable):
+            await self.bus.connected(AWAY_S)
+        # Everybody was waiting for this moment.
+        await asyncio.sleep(FIRST_RETRY_S * random.random())
+
+    async def _until_definite(self, verb: str, ask: Callable[[], Any], timeout_s: float | None) -> Any:
+        loop = asyncio.get_running_loop()
+        deadline = None if timeout_s is None else loop.time() + timeout_s
+        attempt, last = 0, "no answer"
+        try:
+            async with asyncio.timeout_at(deadline):
+                while True:
+                    attempt += 1
+                    try:
+                        return _response(verb, await ask())
+                    except Unavailable as error:
+                        last = str(error) or last
+                    await self.pause(attempt)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"{verb}: no definite answer within {timeout_s:g} s and {attempt} attempts; the last one: {last}"
+            ) from None
 
     def _caller(self, verb: str) -> FramedCaller:
         caller = self._callers.get(verb)
@@ -91,27 +121,6 @@ class Rpc:
 def retry_delay_s(attempt: int) -> float:
     """Seconds to wait after try number *attempt* (1 is the first); random, so that callers do not march in step."""
     return float(min(FIRST_RETRY_S * 2 ** min(attempt - 1, 10), LAST_RETRY_S) * random.uniform(0.5, 1.0))
-
-
-async def _until_definite(verb: str, ask: Callable[[], Any], timeout_s: float | None) -> Any:
-    loop = asyncio.get_running_loop()
-    deadline = None if timeout_s is None else loop.time() + timeout_s
-    attempt = 0
-    while True:
-        attempt += 1
-        try:
-            if deadline is None:
-                return _response(verb, await ask())
-            async with asyncio.timeout_at(deadline):
-                return _response(verb, await ask())
-        except (Unavailable, TimeoutError) as error:
-            delay_s = retry_delay_s(attempt)
-            if deadline is not None and loop.time() + delay_s >= deadline:
-                raise DeadlineExceeded(
-                    f"{verb}: no definite answer within {timeout_s:g} s and {attempt} attempts; "
-                    f"the last one: {str(error) or 'no answer'}"
-                ) from error
-            await asyncio.sleep(delay_s)
 
 
 def _response(verb: str, data: bytes) -> Any:

@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 from holdfast.bus import Msg, Subscription
 from holdfast.exceptions import HoldfastError, Unavailable
-from holdfast.sdk.rpc import retry_delay_s
 from holdfast.sdk.worker_leases import Leases
 from holdfast.sdk.worker_settings import Crew, WorkerSettings, log
 from holdfast.wire import codec, subjects
@@ -145,7 +144,7 @@ class Intake:
                 except HoldfastError as error:
                     attempt += 1
                     self._wanted |= kinds
-                    await asyncio.sleep(self._delay_after(error, attempt))
+                    await self._pause_after(error, attempt)
                     continue
                 attempt, self._complaint = 0, ""
                 if tasks.is_more:
@@ -163,12 +162,13 @@ class Intake:
             build_id=self._settings.build_id,
         )
 
-    def _delay_after(self, error: HoldfastError, attempt: int) -> float:
+    async def _pause_after(self, error: HoldfastError, attempt: int) -> None:
         if isinstance(error, Unavailable):
-            return retry_delay_s(attempt)
+            await self._settings.rpc.pause(attempt)
+            return
         if error.message != self._complaint:
             self._complaint = error.message
             log.error(
                 "cannot claim tasks of queue %s: %s; trying again", self._settings.task_queue, error.message
             )
-        return REFUSED_DELAY_S
+        await asyncio.sleep(REFUSED_DELAY_S)

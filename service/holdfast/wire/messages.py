@@ -61,7 +61,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
     """What became of one request: `code` "ok" with a value, or an error's code with its message."""
 
     code: str = "ok"
-    value: msgspec.Raw = NO_VALUE
+    value: msgspec.Raw = msgspec.field(default_factory=lambda: NO_VALUE)
     message: str = ""
     details: dict[str, str] | None = None
 
