@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -93,7 +94,7 @@ def start(
         handle = await _started(client, workflow_type, args, new_id, queue, id_reuse, id_conflict)
         record = {"workflow_id": handle.id, "run_id": handle.result_run_id}
         say(
-            f"Started {handle.id}, run {handle.result_run_id}.\nFollow it: holdfast workflow show {handle.id}",
+            f"Started {handle.id}, run {handle.result_run_id}.\nFollow it: holdfast workflow show {quote(handle.id)}",
             record,
             output,
         )
@@ -272,7 +273,7 @@ def cancel(workflow_id: str, run_id: str | None, reason: str, target: Target, ou
         await client.get_workflow_handle(workflow_id, run_id=run_id).cancel(reason=reason, rpc_timeout=call_s)
 
     with_client(target, work)
-    told = f"{workflow_id} was asked to cancel itself.\nFollow it: holdfast workflow show {workflow_id}"
+    told = f"{workflow_id} was asked to cancel itself.\nFollow it: holdfast workflow show {quote(workflow_id)}"
     say(told, {"workflow_id": workflow_id, "cancel_requested": True}, output)
 
 
@@ -328,7 +329,7 @@ async def _started(
         raise errors.Stopped(
             f"a workflow with the id {name} exists already{known}",
             errors.FAILED,
-            f"holdfast workflow show {name}",
+            f"holdfast workflow show {quote(name)}",
         ) from error
 
 
@@ -342,11 +343,11 @@ async def _result(handle: WorkflowHandle[Any, Any], timeout: timedelta | None) -
     except WorkflowFailureError as error:
         chain = views.causes(error.cause)
         raise errors.Stopped(
-            f"{handle.id} failed\n{chain}", errors.FAILED, f"holdfast workflow show {handle.id}"
+            f"{handle.id} failed\n{chain}", errors.FAILED, f"holdfast workflow show {quote(handle.id)}"
         ) from error
     except RPCError as error:
         if error.status is not RPCStatusCode.DEADLINE_EXCEEDED:
             raise
         seconds = timeout.total_seconds() if timeout else 0
         told = f"{handle.id} did not close within {seconds:g} s; it goes on"
-        raise errors.Stopped(told, errors.TIMED_OUT, f"holdfast workflow show {handle.id}") from error
+        raise errors.Stopped(told, errors.TIMED_OUT, f"holdfast workflow show {quote(handle.id)}") from error

@@ -18,6 +18,7 @@ from holdfast.wire import commands as c
 from holdfast.wire import messages as m
 from holdfast.wire.commands import AnyCommand
 from holdfast.wire.events import AnyEvent, Event
+from holdfast.wire.failures import Failure
 
 _encoder = msgspec.msgpack.Encoder()
 _event_decoder = msgspec.msgpack.Decoder(AnyEvent)
@@ -147,6 +148,8 @@ def check_request(request: Any) -> None:
             check_text("workflow_id", request.workflow_id)
             check_text("request_id", request.request_id)
             check_text("reason", request.reason, may_be_empty=True)
+            if isinstance(request, m.Terminate):
+                _check_details("details", request.details)
         case m.Describe() | m.History() | m.Result():
             check_text("workflow_id", request.workflow_id)
         case m.Claim() | m.WorkerHeartbeat():
@@ -155,9 +158,16 @@ def check_request(request: Any) -> None:
         case m.FailWorkflowTask():
             check_text("worker", request.worker)
             _check_choice("cause", request.cause, TASK_FAILURE_CAUSES)
+            check_failure("failure", request.failure)
         case m.CompleteActivity():
             check_text("worker", request.worker)
             check_payload(f"result of activity {request.seq}", request.result)
+        case m.FailActivity():
+            check_text("worker", request.worker)
+            check_failure(f"failure of activity {request.seq}", request.failure)
+        case m.CancelActivity():
+            check_text("worker", request.worker)
+            _check_details(f"details of activity {request.seq}", request.details)
         case m.Report():
             check_text("worker", request.worker)
 
@@ -205,11 +215,35 @@ def check_payload(field: str, text: bytes, *, is_array: bool = False) -> None:
     if is_array and text == b"[]":
         return
     try:
+        # The JSON decoder lets strings pass that are not UTF-8.
+        if not text.isascii():
+            text.decode()
         _json_array(text) if is_array else _json_any(text)
     except _BROKEN as error:
         kind = "a JSON array" if is_array else "JSON"
         raise Invalid(f"{field} ({len(text)} bytes) is not {kind}: {error}") from None
 
+
+def _check_details(field: str, text: bytes) -> None:
+    if text:
+        check_payload(field, text, is_array=True)
+
+
+def check_failure(field: str, failure: Failure) -> None:
+    """A failure: at most `FAILURE_LINKS_MAX` links, each with details that are payloads."""
+    link: Failure | None = failure
+    for _ in range(FAILURE_LINKS_MAX):
+        if link is None:
+            return
+        _check_details(f"details of the {field}", link.details)
+        _check_details(f"last heartbeat of the {field}", link.last_heartbeat)
+        link = link.cause
+    if link is not None:
+        raise Invalid(f"{field} has more than {FAILURE_LINKS_MAX} causes: cut the chain")
+
+
+FAILURE_LINKS_MAX = 100
+"""A longer chain could not be encoded everywhere that a shorter one can be decoded."""
 
 _json_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _json_any = msgspec.json.Decoder(msgspec.Raw).decode
@@ -230,6 +264,10 @@ def check_commands(commands: list[AnyCommand]) -> None:
                 check_payload(f"value of marker {command.name!r}", command.value)
             case c.CompleteWorkflow():
                 check_payload("workflow result", command.result)
+            case c.FailWorkflow():
+                check_failure("workflow failure", command.failure)
+            case c.CancelWorkflow():
+                _check_details("details of the cancellation", command.details)
 
 
 def _check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""The wire structs as JSON Schemas, for review and for programs in other languages. Pure, unless run as a program:
+"""The wire structs as JSON Schemas, for review and for programs in other languages. Pure, unless run as a program.
 
 `python -m holdfast.wire.schemas schemas/wire` writes the files that are kept in the repository;
 a test compares them with what this module says. Nothing reads them at run time.
@@ -52,6 +52,9 @@ def _file(title: str, about: str, kinds: list[Any]) -> str:
 
 def _components(kinds: list[Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     found, defs = msgspec.json.schema_components(kinds, ref_template="#/$defs/{name}")
+    for schema in defs.values():
+        # Newer Pythons strip the indentation of docstrings; the files must not depend on the Python.
+        schema["description"] = " ".join(schema.get("description", "").split())
     return list(found), defs
 
 
