@@ -17,7 +17,6 @@ import msgspec
 from holdfast.bench import workloads
 from holdfast.bench.system import System
 from holdfast.bench.usage import Usage
-from holdfast.client import Client
 
 WORKFLOWS: dict[str, Any] = {"one": workloads.one, "five": workloads.five}
 """Scenario → the workflow whose throughput it measures."""
@@ -104,31 +103,31 @@ async def measure(system: System, plan: Plan, say: Callable[[str], None]) -> Mea
 async def _warm_up(system: System, plan: Plan) -> None:
     """Fill caches, prepare statements and open connections, as far as *plan* will need them."""
     for name in WORKFLOWS:
-        await _burst(system.client, name, max(1, plan.workflows // 2), max(plan.in_flight, default=1))
+        await _burst(system, name, max(1, plan.workflows // 2), max(plan.in_flight, default=1))
     await asyncio.sleep(SETTLE_S)
 
 
 async def _measured_burst(system: System, name: str, workflows: int, in_flight: int) -> Burst:
     before = await system.usage()
-    seconds = await _burst(system.client, name, workflows, in_flight)
+    seconds = await _burst(system, name, workflows, in_flight)
     await asyncio.sleep(SETTLE_S)
     return Burst(workflows, seconds, difference(before, await system.usage()))
 
 
-async def _burst(client: Client, name: str, workflows: int, in_flight: int) -> float:
+async def _burst(system: System, name: str, workflows: int, in_flight: int) -> float:
     """Seconds that *workflows* of them took, *in_flight* at a time, each from its start to its result here."""
     numbers = iter(range(workflows))
     begun = time.perf_counter()
     ids = _ids()
     await asyncio.gather(
-        *(_lane(client, WORKFLOWS[name], numbers, ids) for _ in range(min(in_flight, workflows)))
+        *(_lane(system, WORKFLOWS[name], numbers, ids) for _ in range(min(in_flight, workflows)))
     )
     return time.perf_counter() - begun
 
 
-async def _lane(client: Client, workflow: Any, numbers: Iterator[int], ids: Iterator[str]) -> None:
+async def _lane(system: System, workflow: Any, numbers: Iterator[int], ids: Iterator[str]) -> None:
     for number in numbers:
-        await client.execute_workflow(workflow, number, id=next(ids), task_queue=workloads.TASK_QUEUE)
+        await system.client.execute_workflow(workflow, number, id=next(ids), task_queue=system.queue)
 
 
 async def _idle(system: System, workflows: int) -> Idle:
@@ -137,9 +136,7 @@ async def _idle(system: System, workflows: int) -> Idle:
     for _ in range(workflows):
         await asyncio.sleep(PAUSE_S)
         begun = time.monotonic()
-        handle = await client.start_workflow(
-            workloads.moment, 0, id=next(ids), task_queue=workloads.TASK_QUEUE
-        )
+        handle = await client.start_workflow(workloads.moment, 0, id=next(ids), task_queue=system.queue)
         measured.acknowledged_s.append(time.monotonic() - begun)
         # The worker runs on this machine, and the monotonic clock is the machine's.
         measured.first_task_s.append(await handle.result() - begun)
@@ -150,9 +147,7 @@ async def _idle(system: System, workflows: int) -> Idle:
         for number in range(workflows):
             await asyncio.sleep(PAUSE_S)
             begun = time.perf_counter()
-            await client.execute_workflow(
-                workflow, number, id=next(ids), task_queue=workloads.TASK_QUEUE
-            )
+            await client.execute_workflow(workflow, number, id=next(ids), task_queue=system.queue)
             taken.append(time.perf_counter() - begun)
         seconds = time.perf_counter() - begun_all
         await asyncio.sleep(SETTLE_S)

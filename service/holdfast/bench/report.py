@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil
 from statistics import median
 from typing import Any
@@ -31,30 +31,42 @@ def record_of(measured: Measured, conditions: Mapping[str, object]) -> Record:
     }
 
 
-def throughput_rows(record: Record) -> list[Record]:
+def speed_rows(record: Record) -> list[Record]:
     """The throughput of *record* as a table: one row per scenario and number in flight."""
     return [
         {
             "activities": line["scenario"],
             "in flight": line["in_flight"],
-            "workflows/s": f"{line['per_s']:,.0f}",
-            "min…max": f"{min(line['per_s_of_rounds']):,.0f}…{max(line['per_s_of_rounds']):,.0f}",
-            **_cost_cells(line),
+            "per s": f"{line['per_s']:,.0f}",
+            "lowest": f"{min(line['per_s_of_rounds']):,.0f}",
+            "highest": f"{max(line['per_s_of_rounds']):,.0f}",
+            **_cost(line),
         }
         for line in record["throughput"]
     ]
 
 
-def idle_rows(record: Record) -> list[Record]:
+def latency_rows(record: Record) -> list[Record]:
     """The latencies of *record* as a table."""
     return [
         {
             "one at a time": line["what"],
             "p50 ms": f"{line['p50_ms']:.2f}",
             "p99 ms": f"{line['p99_ms']:.2f}",
-            **(_cost_cells(line) if "cpu_ms" in line else {}),
+            **(_cost(line) if "cpu_ms" in line else {}),
         }
         for line in record["idle"]
+    ]
+
+
+def cpu_rows(record: Record) -> list[Record]:
+    """CPU milliseconds per workflow of *record* as a table: one row per line of the others, one column per role."""
+    named = [(f"{line['scenario']}, {line['in_flight']} in flight", line) for line in record["throughput"]]
+    named += [(line["what"], line) for line in record["idle"]]
+    return [
+        {"CPU ms per workflow": name} | {role: f"{spent:.2f}" for role, spent in line["cpu_ms"].items()}
+        for name, line in named
+        if line.get("cpu_ms")
     ]
 
 
@@ -129,13 +141,11 @@ def _counters(bursts: Sequence[Burst]) -> Record:
     return {name: per_workflow(name) for name in bursts[0].used.counters}
 
 
-def _cost_cells(line: Record) -> Record:
-    cpu = line["cpu_ms"]
-    shown: Callable[[str], str] = lambda role: f"{cpu[role]:.2f}" if role in cpu else "–"  # noqa: E731
-    names: Iterable[str] = (*ROLES, "total")
+def _cost(line: Record) -> Record:
+    total = line["cpu_ms"].get("total")
     return {
-        **{f"cpu ms {role}" if role == "total" else role: shown(role) for role in names},
+        "cpu ms": "-" if total is None else f"{total:.2f}",
         "commits": f"{line['commits']:.2f}",
-        "statements": f"{line['statements']:.2f}",
-        "messages": f"{line['messages']:.2f}",
+        "stmts": f"{line['statements']:.2f}",
+        "msgs": f"{line['messages']:.2f}",
     }

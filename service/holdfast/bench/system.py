@@ -12,7 +12,8 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -35,12 +36,15 @@ QUIET = {"HOLDFAST_LOG_LEVEL": "warning"}
 
 
 class System:
-    """A running system. `client` is connected to it; `data` is where the embedded servers keep their data."""
+    """A running system. `client` is connected to it, the worker works on the task queue `queue`."""
 
-    def __init__(self, stack: Stack, supervisor: Supervisor, client: Client, ops_url: str) -> None:
+    def __init__(
+        self, stack: Stack, supervisor: Supervisor, client: Client, queue: str, ops_url: str
+    ) -> None:
         self.stack = stack
         self.supervisor = supervisor
         self.client = client
+        self.queue = queue
         self._ops_url = ops_url
         self._pids = self._now()
 
@@ -50,13 +54,14 @@ class System:
 
     def check(self) -> None:
         """Raise `Refused` if a process died since the beginning: figures across a restart mean nothing."""
-        for role, pid in self._now().items():
-            if pid != self._pids.get(role):
+        now = self._now()
+        for role, pid in self._pids.items():
+            if now.get(role) != pid:
                 log = self.stack.logs / f"{role}.log"
                 raise Refused(f"the {role} died during the measurement; its last words:\n{tail(log)}")
 
-    def _now(self) -> dict[str, int | None]:
-        return {part.role: part.pid for part in self.supervisor.parts()}
+    def _now(self) -> dict[str, int]:
+        return {part.role: part.pid for part in self.supervisor.parts() if part.pid is not None}
 
 
 class Urls(msgspec.Struct, frozen=True):
@@ -70,29 +75,35 @@ class Urls(msgspec.Struct, frozen=True):
 async def running(urls: Urls) -> AsyncIterator[System]:
     """A durable system in a temporary folder, or on the servers of *urls*; ended and removed with the block.
 
-    On servers that are given the workflows stay, in a namespace of their own. Raises `Unavailable` if it does not
+    On servers that are given the workflows stay, in the namespace "main". Raises `Unavailable` if it does not
     start, `DevError` if an embedded server does not.
     """
     _choose(urls)
-    with tempfile.TemporaryDirectory(prefix="holdfast-bench-") as name:
-        folder = Path(name)
-        # As root, Postgres runs as another user, who must be able to enter.
-        folder.chmod(0o755)
+    with _folder() as folder:
         async with embedded(folder / "data", migrate=True) as stack:
-            namespace = f"bench-{uuid4().hex[:12]}"
+            queue = f"bench-{uuid4().hex[:12]}"
             ops_url = f"http://127.0.0.1:{free_port()}"
-            async with supervise(stack, _parts(stack, namespace, ops_url)) as supervisor:
-                async with await Client.connect(stack.nats_url, namespace=namespace) as client:
-                    await _until_working(client, supervisor)
-                    yield System(stack, supervisor, client, ops_url)
+            parts = _parts(stack, queue, ops_url)
+            async with (
+                supervise(stack, parts) as supervisor,
+                await Client.connect(stack.nats_url) as client,
+            ):
+                await _until_working(client, supervisor, queue)
+                yield System(stack, supervisor, client, queue, ops_url)
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="holdfast-bench-") as name:
+        # As root, Postgres runs as another user, who must be able to enter.
+        Path(name).chmod(0o755)
+        yield Path(name)
 
 
 def conditions(system: System) -> dict[str, object]:
     """What figures depend on besides the program: write it down beside them."""
-    from holdfast import __version__
-
     return {
-        "holdfast": __version__,
+        "holdfast": _version(),
         "python": platform.python_version(),
         "uvloop": find_spec("uvloop") is not None,
         "processor": _processor(),
@@ -104,6 +115,13 @@ def conditions(system: System) -> dict[str, object]:
     }
 
 
+def _version() -> str:
+    try:
+        return metadata.version("holdfast")
+    except metadata.PackageNotFoundError:
+        return "from source"
+
+
 def _choose(urls: Urls) -> None:
     """Only what was given with the command counts: a database of the environment may be one with work in it."""
     for variable, url in ((POSTGRES_VARIABLE, urls.postgres), (NATS_VARIABLE, urls.nats)):
@@ -112,26 +130,23 @@ def _choose(urls: Urls) -> None:
             os.environ[variable] = url
 
 
-def _parts(stack: Stack, namespace: str, ops_url: str) -> list[Part]:
+def _parts(stack: Stack, queue: str, ops_url: str) -> list[Part]:
     """`-P`: a file in the current directory must not shadow a module."""
     holdfast = [sys.executable, "-P", "-m", "holdfast"]
     service = [*holdfast, *SERVICE, "--ops", ops_url.removeprefix("http://")]
-    worker = [*holdfast, "worker", workloads.__name__]
-    place = {"HOLDFAST_ADDRESS": stack.nats_url, "HOLDFAST_NAMESPACE": namespace}
+    worker = [*holdfast, "worker", workloads.__name__, "--queue", queue]
+    place = {"HOLDFAST_ADDRESS": stack.nats_url, "HOLDFAST_NAMESPACE": "main"}
     return [Part("service", service, QUIET), Part("worker", worker, QUIET | place)]
 
 
-async def _until_working(client: Client, supervisor: Supervisor) -> None:
+async def _until_working(client: Client, supervisor: Supervisor, queue: str) -> None:
     """Return when a workflow has been carried out."""
     try:
         async with asyncio.timeout(START_S):
-            while not all(part.status is Status.RUNNING for part in supervisor.parts()):
-                await asyncio.sleep(ASK_S)
+            await supervisor.until(lambda: all(part.status is Status.RUNNING for part in supervisor.parts()))
             while True:
                 try:
-                    await client.execute_workflow(
-                        workloads.one, 0, id=uuid4().hex, task_queue=workloads.TASK_QUEUE
-                    )
+                    await client.execute_workflow(workloads.one, 0, id=uuid4().hex, task_queue=queue)
                 except HoldfastError:
                     await asyncio.sleep(ASK_S)
                 else:

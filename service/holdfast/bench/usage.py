@@ -80,7 +80,10 @@ def _stats() -> Iterable[tuple[int, Stat]]:
         except OSError:
             continue  # It ended meanwhile.
         user, system, ended_user, ended_system = map(int, fields[11:15])
-        yield int(folder.name), (int(fields[1]), (user + system) * tick_s, (ended_user + ended_system) * tick_s)
+        yield (
+            int(folder.name),
+            (int(fields[1]), (user + system) * tick_s, (ended_user + ended_system) * tick_s),
+        )
 
 
 async def _page(ops_url: str) -> bytes:

@@ -7,8 +7,6 @@ from datetime import timedelta
 
 from holdfast import activity, workflow
 
-TASK_QUEUE = "bench"
-
 
 @activity.defn(start_to_close_timeout=timedelta(seconds=60))
 async def double(number: int) -> int:

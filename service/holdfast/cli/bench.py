@@ -53,7 +53,10 @@ SCENARIOS = ("one", "five", "idle")
 @click.option("--postgres-url", help="A Postgres to measure with, in place of an embedded one.")
 @click.option("--nats-url", help="A NATS to measure with, in place of an embedded one.")
 @click.option(
-    "--json", "file", type=click.Path(path_type=Path, dir_okay=False, writable=True), help="Also write all here."
+    "--json",
+    "file",
+    type=click.Path(path_type=Path, dir_okay=False, writable=True),
+    help="Also write all here.",
 )
 @format_option
 def bench(
@@ -116,13 +119,13 @@ async def _until_signal(system: System, stop: asyncio.Event) -> None:
 
 def _show(record: Record, output: Format) -> None:
     """Tables for people, the record for programs."""
-    from holdfast.bench.report import idle_rows, throughput_rows
+    from holdfast.bench.report import cpu_rows, latency_rows, speed_rows
 
     if output.name != "table":
         emit(record, output)
         return
     emit(record["conditions"], output)
-    for rows in (throughput_rows(record), idle_rows(record)):
+    for rows in (speed_rows(record), latency_rows(record), cpu_rows(record)):
         if rows:
             emit(rows, output)
 
@@ -131,7 +134,9 @@ def _write(file: Path, record: Record) -> None:
     try:
         file.write_text(as_json(record, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
-        raise Stopped(f"cannot write {file}: {error.strerror}", FAILED, "holdfast bench --json FILE") from error
+        raise Stopped(
+            f"cannot write {file}: {error.strerror}", FAILED, "holdfast bench --json FILE"
+        ) from error
 
 
 def _tell(step: str) -> None:

@@ -44,7 +44,7 @@ def batch_facts(
 
     *settled* is the activity whose completion goes before the batch in the same decision (0: none).
     """
-    _check(state, commands)
+    _check(state, commands, settled)
     events: list[e.AnyEvent] = []
     aftermath: list[e.AnyEvent] = []
     # Timers and activities that this very batch opened or settled.
@@ -112,36 +112,41 @@ def _scheduled(run: s.Run, command: c.ScheduleActivity) -> e.ActivityScheduled:
     )
 
 
-def _check(state: s.RunState, commands: list[c.AnyCommand]) -> None:
+def _check(state: s.RunState, commands: list[c.AnyCommand], settled: int) -> None:
     run = state.run
     check_commands(commands)
     if len(commands) > COMMANDS_MAX:
         raise Refused(f"{len(commands):,} commands in one batch: expected at most {COMMANDS_MAX:,}")
-    if run.last_seq + len(commands) + 1 > EVENTS_MAX and not has_closing(commands):
+    last_seq = run.last_seq + (1 if settled else 0)
+    if last_seq + len(commands) + 1 > EVENTS_MAX and not has_closing(commands):
         raise Refused(
-            f"run {run.run_id} has {run.last_seq:,} events and the limit is {EVENTS_MAX:,}: "
+            f"run {run.run_id} has {last_seq:,} events and the limit is {EVENTS_MAX:,}: "
             "close it, or continue as new"
         )
-    opened: set[int] = set()
-    activities, timers = run.open_activities, run.open_timers
+    activities: set[int] = set()
+    timers: set[int] = set()
+    dropped: set[int] = set()
     for index, command in enumerate(commands):
         match command:
             case c.ScheduleActivity():
-                _check_new(state, command.seq, opened, index)
+                _check_new(state, command.seq, (activities, timers), index)
                 _check_times(command, index)
-                activities += 1
+                activities.add(command.seq)
             case c.StartTimer():
-                _check_new(state, command.seq, opened, index)
+                _check_new(state, command.seq, (activities, timers), index)
                 if not 0 < command.delay_s < 3.2e9:
                     raise Refused(
                         f"command {index}: timer {command.seq} has delay {command.delay_s}: expected 0 < seconds < 3.2e9"
                     )
-                timers += 1
+                timers.add(command.seq)
             case c.CancelTimer():
-                if command.seq not in opened and command.seq not in state.timers:
+                timer = state.timers.get(command.seq)
+                if command.seq not in timers and timer is None:
                     raise Refused(f"command {index}: run {run.run_id} has no timer {command.seq} to cancel")
+                if timer is None or timer.state == s.TIMER_OPEN:
+                    dropped.add(command.seq)
             case c.RequestCancelActivity():
-                if command.seq not in opened and command.seq not in state.activities:
+                if command.seq not in activities and command.seq not in state.activities:
                     raise Refused(
                         f"command {index}: run {run.run_id} has no activity {command.seq} to cancel"
                     )
@@ -151,6 +156,14 @@ def _check(state: s.RunState, commands: list[c.AnyCommand]) -> None:
             raise Refused(
                 f"command {index} closes the run, but {len(commands) - 1 - index} commands follow it"
             )
+    _check_open(
+        run,
+        run.open_activities + len(activities) - (1 if settled else 0),
+        run.open_timers + len(timers) - len(dropped),
+    )
+
+
+def _check_open(run: s.Run, activities: int, timers: int) -> None:
     if activities > OPEN_MAX or timers > OPEN_MAX:
         raise Refused(
             f"the batch would leave run {run.run_id} with {activities:,} open activities and {timers:,} open timers: "
@@ -158,14 +171,13 @@ def _check(state: s.RunState, commands: list[c.AnyCommand]) -> None:
         )
 
 
-def _check_new(state: s.RunState, seq: int, opened: set[int], index: int) -> None:
+def _check_new(state: s.RunState, seq: int, opened: tuple[set[int], set[int]], index: int) -> None:
     if seq < 1 or seq > 2**31 - 1:
         raise Refused(f"command {index}: seq is {seq}: expected 1 to {2**31 - 1}")
-    if seq in opened or seq <= state.run.command_seq:
+    if seq in opened[0] or seq in opened[1] or seq <= state.run.command_seq:
         raise Refused(
             f"command {index}: seq {seq} was used before in run {state.run.run_id} (newest: {state.run.command_seq})"
         )
-    opened.add(seq)
 
 
 def _check_times(command: c.ScheduleActivity, index: int) -> None:
@@ -176,8 +188,11 @@ def _check_times(command: c.ScheduleActivity, index: int) -> None:
                 f"command {index}: {name} of activity {command.seq} is {value}: expected 0 < seconds < 3.2e9"
             )
     policy = command.retry
-    if policy.initial_s < 0 or policy.coefficient < 1 or policy.max_attempts < 0:
+    # Written so that NaN is refused too.
+    is_sane = 0 <= policy.initial_s < 3.2e9 and 1 <= policy.coefficient < 1e9 and policy.max_attempts >= 0
+    if not is_sane or not (policy.max_s is None or 0 <= policy.max_s < 3.2e9):
         raise Refused(
             f"command {index}: retry policy of activity {command.seq} has initial_s={policy.initial_s}, "
-            f"coefficient={policy.coefficient}, max_attempts={policy.max_attempts}: expected >= 0, >= 1, >= 0"
+            f"coefficient={policy.coefficient}, max_s={policy.max_s}, max_attempts={policy.max_attempts}: "
+            "expected 0 <= seconds < 3.2e9, 1 <= coefficient < 1e9 and attempts >= 0"
         )

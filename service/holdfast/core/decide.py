@@ -128,7 +128,7 @@ def _already_started(run: s.Run, why: str) -> AlreadyExists:
 
 def _complete_workflow_task(state: s.RunState, report: m.CompleteWorkflowTask, now: float) -> Decision:
     run = state.run
-    if run.done_seq == 0 and run.done_fence == report.fence:
+    if run.done_marker and run.done_seq == 0 and run.done_fence == report.fence:
         return Decision(
             [], m.Reported(head_seq=run.done_head, marker_seq=run.done_marker, is_closed=not run.is_open)
         )
@@ -160,6 +160,9 @@ def _complete_workflow_task(state: s.RunState, report: m.CompleteWorkflowTask, n
 
 def _fail_workflow_task(state: s.RunState, report: m.FailWorkflowTask, now: float) -> Decision:
     task = _held(state, 0, report.fence)
+    if task.worker is None and state.run.task_failure is not None:
+        # The same report again: the attempt is counted already.
+        return Decision([], m.Reported(head_seq=state.run.last_seq))
     facts: list[f.AnyFact] = []
     if state.run.task_failure is None:
         failed = e.WorkflowTaskFailed(
@@ -182,8 +185,7 @@ def _release_task(state: s.RunState, report: m.ReleaseTask) -> Decision:
 
 def _complete_activity(state: s.RunState, report: m.CompleteActivity, now: float) -> Decision:
     run = state.run
-    activity = state.activities.get(report.seq)
-    if activity is not None and activity.closed_at is not None and activity.closed_fence == report.fence:
+    if _is_settled_by(state, report.seq, report.fence, s.COMPLETED):
         is_turn_known = run.done_seq == report.seq and run.done_fence == report.fence
         return Decision(
             [],
@@ -221,8 +223,8 @@ def _complete_activity(state: s.RunState, report: m.CompleteActivity, now: float
 
 
 def _fail_activity(state: s.RunState, report: m.FailActivity, now: float) -> Decision:
-    activity = state.activities.get(report.seq)
-    if activity is not None and activity.closed_at is not None and activity.closed_fence == report.fence:
+    is_repeat = _is_settled_by(state, report.seq, report.fence, s.FAILED) or _is_counted(state, report)
+    if is_repeat:
         return Decision([], m.Reported(head_seq=state.run.last_seq, is_closed=not state.run.is_open))
     _held(state, report.seq, report.fence)
     facts = _attempt_failed(state, report.seq, report.failure, now, worker=report.worker)
@@ -230,12 +232,31 @@ def _fail_activity(state: s.RunState, report: m.FailActivity, now: float) -> Dec
 
 
 def _cancel_activity(state: s.RunState, report: m.CancelActivity) -> Decision:
-    activity = state.activities.get(report.seq)
-    if activity is not None and activity.closed_at is not None and activity.closed_fence == report.fence:
+    if _is_settled_by(state, report.seq, report.fence, s.CANCELLED):
         return Decision([], m.Reported(head_seq=state.run.last_seq, is_closed=not state.run.is_open))
     _held(state, report.seq, report.fence)
     facts: list[f.AnyFact] = [f.Recorded(e.ActivityCancelled(seq=report.seq, details=report.details))]
     return _with_task(state, facts, m.Reported(head_seq=0))
+
+
+def _is_settled_by(state: s.RunState, seq: int, fence: int, status: str) -> bool:
+    """Whether it was this very report that settled the activity. 0 is nobody's fence."""
+    activity = state.activities.get(seq)
+    return (
+        activity is not None
+        and activity.closed_at is not None
+        and activity.closed_fence == fence > 0
+        and activity.status == status
+    )
+
+
+def _is_counted(state: s.RunState, report: m.FailActivity) -> bool:
+    """Whether it was this very report that began the backoff which nobody has ended yet."""
+    task, activity = state.tasks.get(report.seq), state.activities.get(report.seq)
+    if task is None or activity is None:
+        return False
+    is_next = task.worker is None and task.fence == report.fence + 1
+    return is_next and report.fence > 0 and activity.last_failure == report.failure
 
 
 def _heartbeat(state: s.RunState, request: m.ActivityHeartbeat) -> Decision:
@@ -338,7 +359,7 @@ def _expire_task(state: s.RunState, request: ExpireTask, now: float) -> Decision
     if task is None or task.deadline is None or task.deadline > now or not state.run.is_open:
         return Decision([])
     if request.seq == 0:
-        return Decision([] if request.spare_leases else [f.TaskReleased(0, is_expired=True)], True)
+        return Decision([]) if request.spare_leases else Decision([f.TaskReleased(0, is_expired=True)], True)
     timeout = _timeout_of(task, now)
     if timeout is None:
         if request.spare_leases:

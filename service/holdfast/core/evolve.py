@@ -147,7 +147,12 @@ def _on_activity_closed(state: s.RunState, event: Any, at: float) -> None:
     activity.closed_at = at
     task = state.tasks.get(event.seq)
     if task is not None:
-        activity.closed_fence = task.fence
+        # The report that settles an activity may come again; what the clock or the run itself settled
+        # was nobody's report, and the one that comes late is refused.
+        is_unreported = isinstance(event, e.ActivityTimedOut) or (
+            isinstance(event, e.ActivityCancelled) and task.worker is None
+        )
+        activity.closed_fence = 0 if is_unreported else task.fence
         _close_task(state, event.seq)
     state.touched_activities.add(event.seq)
     state.run.open_activities -= 1

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 from holdfast.wire.failures import Failure, RetryPolicy
 
 TASK_BACKOFF_FIRST_S = 1.0
 TASK_BACKOFF_MAX_S = 60.0
+DELAY_MAX_S = 3.2e9
+"""A century: what lies beyond is no time that a database could keep."""
 
 # Why no further attempt was made, as it stands in events and errors.
 NON_RETRYABLE = "non_retryable_failure"
@@ -46,7 +50,9 @@ def next_attempt(
     if policy.max_attempts and attempt >= policy.max_attempts:
         return None, MAXIMUM_ATTEMPTS
     delay = failure.next_retry_delay_s
-    at = now + (retry_delay_s(policy, attempt) if delay is None else delay)
+    # What a failure asks for is user input: NaN (which is below nothing) means the policy's own delay.
+    is_given = delay is not None and not math.isnan(delay)
+    at = now + (min(max(delay or 0.0, 0.0), DELAY_MAX_S) if is_given else retry_delay_s(policy, attempt))
     if close_by is not None and at >= close_by:
         return None, NO_TIME_LEFT
     return at, ""

@@ -160,7 +160,7 @@ class Pool:
                     yield session
                 except BaseException as error:
                     # A cancelled statement may still be running: such a connection is cut instead.
-                    if not connection.is_closed() and not isinstance(error, asyncio.CancelledError):
+                    if not _is_gone(connection) and not isinstance(error, asyncio.CancelledError):
                         await self._roll_back(session, connection)
                         is_broken = False
                     raise
@@ -264,7 +264,16 @@ async def _no_reset(connection: Any) -> None:
 
 
 def _is_idle(connection: Any) -> bool:
-    return not connection.is_closed() and not connection.is_in_transaction()
+    return not _is_gone(connection) and not connection.is_in_transaction()
+
+
+def _is_gone(connection: Any) -> bool:
+    """Whether the connection is closed. One that has left the pool by itself refuses to say so."""
+    try:
+        closed: bool = connection.is_closed()
+    except asyncpg.InterfaceError:
+        return True
+    return closed
 
 
 def _is_misuse(error: BaseException) -> bool:

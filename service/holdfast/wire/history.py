@@ -38,7 +38,7 @@ def from_rows(rows: Iterable[dict[str, Any]]) -> list[events.HistoryEvent]:
             kind = _TYPES[row["event_type"]]
             event = _build(kind, row["attributes"])
             found.append(events.HistoryEvent(int(row["event_id"]), float(row["event_time"]), event))
-        except (KeyError, TypeError, ValueError, msgspec.ValidationError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise Invalid(
                 f"row {index} is not a history event ({type(error).__name__}: {error}): "
                 "expected event_id, event_type, event_time and attributes"
@@ -74,7 +74,7 @@ def _with_bytes(kind: type[msgspec.Struct], attributes: dict[str, Any]) -> dict[
         value = ready.get(field.encode_name)
         if value is None:
             continue
-        if field.type is bytes:
+        if field.type is bytes and isinstance(value, str):
             ready[field.encode_name] = value.encode()
         elif isinstance(value, dict) and field.encode_name in ("failure", "cause"):
             ready[field.encode_name] = _with_bytes(Failure, value)
