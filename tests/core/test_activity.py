@@ -50,7 +50,7 @@ def test_many_results_want_one_look() -> None:
     run.batch(*(run.done(seq, fence) for seq, fence in zip((1, 2, 3), fences, strict=True)))
 
     assert run.count(e.ActivityCompleted) == 3
-    assert [seq for seq in run.tasks] == [0]
+    assert list(run.tasks) == [0]
 
 
 def test_a_result_while_the_code_is_thinking_waits_for_it() -> None:

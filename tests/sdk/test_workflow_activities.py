@@ -140,7 +140,7 @@ def test_arguments_that_have_no_encoding_fail_at_the_call_and_schedule_nothing(b
             e.ActivityTimedOut(seq=1, timeout="start_to_close", retry_state="timeout"),
             "Activity task timed out",
             TimeoutError,
-            "activity start_to_close timeout",
+            "activity StartToClose timeout",
         ),
         (
             e.ActivityCancelled(seq=1, details=b"[7]"),

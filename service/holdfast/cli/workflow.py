@@ -273,7 +273,9 @@ def cancel(workflow_id: str, run_id: str | None, reason: str, target: Target, ou
         await client.get_workflow_handle(workflow_id, run_id=run_id).cancel(reason=reason, rpc_timeout=call_s)
 
     with_client(target, work)
-    told = f"{workflow_id} was asked to cancel itself.\nFollow it: holdfast workflow show {quote(workflow_id)}"
+    told = (
+        f"{workflow_id} was asked to cancel itself.\nFollow it: holdfast workflow show {quote(workflow_id)}"
+    )
     say(told, {"workflow_id": workflow_id, "cancel_requested": True}, output)
 
 

@@ -280,15 +280,29 @@ def _attempt_failed(
     if at is not None:
         return [f.AttemptFailed(seq, failure, at)]
     event: e.AnyEvent
-    if timeout is not None:
-        event = e.ActivityTimedOut(
-            seq=seq, timeout=timeout, attempt=task.attempt, retry_state=why, failure=activity.last_failure
-        )
+    if timeout is not None and why == retry.NO_TIME_LEFT:
+        # There is no next attempt because the total time ends before it: that is the limit that was met.
+        event = _timed_out(state, seq, failures.SCHEDULE_TO_CLOSE, why, failure)
+    elif timeout is not None:
+        event = _timed_out(state, seq, timeout, why, activity.last_failure)
     else:
         event = e.ActivityFailed(
             seq=seq, failure=failure, attempt=task.attempt, retry_state=why, worker=worker
         )
     return [f.Recorded(event)]
+
+
+def _timed_out(
+    state: s.RunState, seq: int, timeout: str, retry_state: str, before: Failure | None
+) -> e.ActivityTimedOut:
+    return e.ActivityTimedOut(
+        seq=seq,
+        timeout=timeout,
+        attempt=state.tasks[seq].attempt,
+        retry_state=retry_state,
+        failure=before,
+        last_heartbeat=state.activities[seq].heartbeat_details,
+    )
 
 
 # -- clients ---------------------------------------------------------------------------
@@ -371,20 +385,10 @@ def _expire_task(state: s.RunState, request: ExpireTask, now: float) -> Decision
         )
         facts = _attempt_failed(state, request.seq, silent, now, timeout=failures.HEARTBEAT)
     elif timeout in (failures.SCHEDULE_TO_CLOSE, failures.SCHEDULE_TO_START):
-        activity = state.activities[request.seq]
-        facts = [
-            f.Recorded(
-                e.ActivityTimedOut(
-                    seq=request.seq,
-                    timeout=timeout,
-                    attempt=task.attempt,
-                    retry_state=retry.NO_TIME_LEFT,
-                    failure=activity.last_failure,
-                )
-            )
-        ]
+        before = state.activities[request.seq].last_failure
+        facts = [f.Recorded(_timed_out(state, request.seq, timeout, retry.NO_TIME_LEFT, before))]
     else:
-        late = Failure(message=f"activity {timeout} timeout", kind=failures.TIMEOUT, timeout=timeout)
+        late = Failure(message=failures.timeout_message(timeout), kind=failures.TIMEOUT, timeout=timeout)
         facts = _attempt_failed(state, request.seq, late, now, timeout=timeout)
     return _with_task(state, facts, True)
 

@@ -132,7 +132,7 @@ class Engine:
             self._collect_hints(state, committed.now, hints)
             self._push_cancellations(state)
             for seq in state.opened_timers:
-                self._note_due(state.timers[seq].fire_at - committed.now)
+                self.note_due(state.timers[seq].fire_at - committed.now)
         for (namespace, kind, queue), ready_at in hints.items():
             self.hint(namespace, kind, queue, ready_at)
         for (namespace, worker), items in pushed.items():
@@ -161,10 +161,10 @@ class Engine:
             task = state.tasks.get(seq)
             if task is None or task.worker is not None:
                 if task is not None and task.deadline is not None:
-                    self._note_due(task.deadline - now)
+                    self.note_due(task.deadline - now)
                 continue
             if task.deadline is not None:
-                self._note_due(task.deadline - now)
+                self.note_due(task.deadline - now)
             if task.sticky_worker is not None:
                 look = codec.encode(m.Push(is_look=True))
                 self.bus.publish(subjects.worker(state.run.namespace, task.sticky_worker), look)
@@ -227,7 +227,7 @@ class Engine:
         for credit in self.credits.idle(namespace, queue, is_workflow=is_workflow, now=time.monotonic()):
             self.bus.publish(subjects.worker(namespace, credit.worker), look)
 
-    def _note_due(self, in_s: float) -> None:
+    def note_due(self, in_s: float) -> None:
         """Something falls due in *in_s* seconds: the clock's step must not sleep longer."""
         due_at = time.monotonic() + max(in_s, 0.0)
         if due_at < self.next_due_at:
@@ -238,7 +238,7 @@ class Engine:
         """A task becomes ready in *in_s* seconds, and nobody will commit anything then: the clock must hint it."""
         if len(self._backoffs) < BACKOFFS_MAX:
             heapq.heappush(self._backoffs, time.monotonic() + in_s)
-        self._note_due(in_s)
+        self.note_due(in_s)
 
     def next_backoff_s(self) -> float:
         """Seconds until the next task that backs off becomes ready; those of the past are forgotten."""

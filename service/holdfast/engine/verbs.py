@@ -105,12 +105,18 @@ async def claim(engine: Engine, namespace: str, request: m.Claim) -> m.Tasks:
         request.workflow_slots - len(workflows),
         request.activity_slots - len(activities),
     )
+    activity_tasks = answers.claimed_activity_tasks(activities, engine.lease_s)
+    for task in activity_tasks:
+        # Leased by a statement of its own: the clock has not heard of its limits.
+        for limit_s in (task.start_to_close_s, task.heartbeat_s):
+            if limit_s is not None:
+                engine.note_due(limit_s)
     is_full = (workflow_slots and len(workflows) == workflow_slots) or (
         activity_slots and len(activities) == activity_slots
     )
     return m.Tasks(
         workflow_tasks=await answers.claimed_workflow_tasks(engine.pool, workflows, engine.lease_s),
-        activity_tasks=answers.claimed_activity_tasks(activities, engine.lease_s),
+        activity_tasks=activity_tasks,
         is_more=bool(is_full),
     )
 

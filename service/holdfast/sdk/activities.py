@@ -18,9 +18,8 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from holdfast import exceptions
 from holdfast.common import Priority, RetryPolicy
-from holdfast.exceptions import ActivityError, CancelledError, RetryState, TimeoutType
+from holdfast.exceptions import ActivityError, CancelledError, RetryState
 from holdfast.sdk.loop import LoopClosed, WorkflowLoop
 from holdfast.wire import commands as c
 from holdfast.wire import events as e
@@ -251,20 +250,18 @@ def failed(run: Scheduler, event: e.ActivityFailed) -> None:
 
 
 def timed_out(run: Scheduler, event: e.ActivityTimedOut) -> None:
-    """The cause is a `TimeoutError`, whose own cause is the last attempt's failure if there was one."""
+    """The cause is a `TimeoutError`, whose own cause is what went wrong before, if anything did."""
     if (handle := _settled(run, event.seq)) is None:
         return
-    last = run.converter.decode_failure(event.failure) if event.failure is not None else None
-    if isinstance(last, exceptions.TimeoutError):
-        cause: BaseException = last
-    else:
-        kind = TimeoutType.__members__.get(event.timeout.upper())
-        cause = exceptions.TimeoutError(
-            f"activity {event.timeout} timeout", type=kind, last_heartbeat_details=[]
-        )
-        cause.__cause__ = last
+    failure = failures.Failure(
+        message=failures.timeout_message(event.timeout),
+        kind=failures.TIMEOUT,
+        timeout=event.timeout,
+        last_heartbeat=event.last_heartbeat,
+        cause=event.failure,
+    )
     error = _error(handle, "Activity task timed out", "", event.retry_state)
-    error.__cause__ = cause
+    error.__cause__ = run.converter.decode_failure(failure)
     handle.set_exception(error)
 
 

@@ -99,13 +99,18 @@ class ActivityFailed(Event, frozen=True, kw_only=True):
 
 
 class ActivityTimedOut(Event, frozen=True, kw_only=True):
-    """Activity `seq` ran out of time for good; `timeout` names which limit."""
+    """Activity `seq` ran out of time for good; `timeout` names which limit.
+
+    `failure` is what went wrong before that, if anything did; `last_heartbeat` is JSON array text
+    of the newest details that an attempt reported, or empty.
+    """
 
     seq: int
     timeout: str
     attempt: int = 1
     retry_state: str = ""
     failure: Failure | None = None
+    last_heartbeat: bytes = b""
 
 
 class ActivityCancelRequested(Event, frozen=True, kw_only=True):

@@ -23,6 +23,11 @@ SCHEDULE_TO_CLOSE = "schedule_to_close"
 HEARTBEAT = "heartbeat"
 
 
+def timeout_message(timeout: str) -> str:
+    """What a failure of an activity's *timeout* says: "activity StartToClose timeout"."""
+    return f"activity {timeout.title().replace('_', '')} timeout"
+
+
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """When a failed attempt is tried again. Times in seconds.
 
