@@ -122,6 +122,27 @@ STATUS_OF_CODE: dict[str, RPCStatusCode] = {
 """The status a client call raises for each service error."""
 
 
+_ERROR_OF_CODE: dict[str, type[HoldfastError]] = {
+    error.code: error
+    for error in (
+        Invalid,
+        NotFound,
+        AlreadyExists,
+        Refused,
+        LeaseLost,
+        Unavailable,
+        OutcomeUnknown,
+        DeadlineExceeded,
+        PermissionDenied,
+    )
+}
+
+
+def error_of_code(code: str, message: str, details: Mapping[str, str] | None = None) -> HoldfastError:
+    """The service error that crossed the wire as *code*; a code nobody knows is the root's."""
+    return _ERROR_OF_CODE.get(code, HoldfastError)(message, details=details)
+
+
 class RPCError(HoldfastError):
     """A client call that did not succeed; `status` says how, the message why."""
 

@@ -9,8 +9,7 @@ from typing import Final
 
 import msgspec
 
-from holdfast import exceptions
-from holdfast.exceptions import HoldfastError, Invalid, Unavailable
+from holdfast.exceptions import HoldfastError, Invalid, Unavailable, error_of_code
 
 _STATUS_LINE: Final = b"NATS/1.0"
 _NO_RESPONDERS: Final = b"NATS/1.0 503"
@@ -21,21 +20,6 @@ _ERROR_TEXT: Final = "Nats-Service-Error"
 _IS_SUBJECT = re.compile(r"[!-~]+").fullmatch
 _IS_HEADER_NAME = re.compile(r"[!-9;-~]+").fullmatch
 _IS_HEADER_VALUE = re.compile(r"[^\r\n]*").fullmatch
-
-_ERRORS: Final[dict[str, type[HoldfastError]]] = {
-    error.code: error
-    for error in (
-        exceptions.Invalid,
-        exceptions.NotFound,
-        exceptions.AlreadyExists,
-        exceptions.Refused,
-        exceptions.LeaseLost,
-        exceptions.Unavailable,
-        exceptions.OutcomeUnknown,
-        exceptions.DeadlineExceeded,
-        exceptions.PermissionDenied,
-    )
-}
 
 
 class NoResponders(Unavailable):
@@ -124,4 +108,4 @@ def error_of(raw_headers: bytes) -> HoldfastError | None:
     code = headers.get(_ERROR_CODE)
     if code is None:
         return None
-    return _ERRORS.get(code, HoldfastError)(headers.get(_ERROR_TEXT, "the responder failed"))
+    return error_of_code(code, headers.get(_ERROR_TEXT, "the responder failed"))

@@ -79,7 +79,7 @@ async def list_page(pool: Pool, namespace: str, request: m.List) -> m.ListPage:
         if unknown:
             raise Invalid(f"no status {unknown[0]!r}: expected one of {', '.join(STATUSES)}")
         statuses = sorted({st for name in asked for st in (OPEN if name == s.RUNNING else (name,))})
-    if request.cursor is not None and len(request.cursor) != 36:
+    if request.cursor is not None and not codec.is_run_id(request.cursor):
         raise Invalid(
             f"cursor {request.cursor[:40]!r} was not made by a list: pass next_cursor of the previous page"
         )

@@ -12,9 +12,8 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from holdfast import exceptions
 from holdfast.bus import Bus, FramedCaller, framed_caller
-from holdfast.exceptions import DeadlineExceeded, HoldfastError, Unavailable
+from holdfast.exceptions import DeadlineExceeded, Unavailable, error_of_code
 from holdfast.wire import codec, subjects
 from holdfast.wire.messages import Answer
 
@@ -23,21 +22,6 @@ ATTEMPT_TIMEOUT_S = 5.0
 FIRST_RETRY_S = 0.05
 LAST_RETRY_S = 0.5
 AWAY_S = 5.0
-
-_ERRORS: dict[str, type[HoldfastError]] = {
-    kind.code: kind
-    for kind in (
-        exceptions.Invalid,
-        exceptions.NotFound,
-        exceptions.AlreadyExists,
-        exceptions.Refused,
-        exceptions.LeaseLost,
-        exceptions.Unavailable,
-        exceptions.OutcomeUnknown,
-        exceptions.DeadlineExceeded,
-        exceptions.PermissionDenied,
-    )
-}
 
 
 class Rpc:
@@ -127,5 +111,4 @@ def _response(verb: str, data: bytes) -> Any:
     answer: Answer = codec.decode(data, Answer)
     if answer.code == "ok":
         return codec.decode(answer.value, codec.RESPONSES[verb])
-    kind = _ERRORS.get(answer.code, HoldfastError)
-    raise kind(answer.message, details=answer.details)
+    raise error_of_code(answer.code, answer.message, answer.details)

@@ -46,7 +46,7 @@ class Inbox:
 
     def __init__(self, handlers: Mapping[str | None, SignalDefinition]) -> None:
         self.handlers = dict(handlers)
-        self.waiting: dict[str, list[e.SignalReceived]] = {}
+        self.waiting: list[e.SignalReceived] = []
         self.running: dict[int, tuple[str, SignalDefinition]] = {}
         self.received = 0
 
@@ -73,7 +73,7 @@ def receive(run: Receiver, event: e.SignalReceived) -> None:
     handlers = run.signals.handlers
     handler = handlers.get(event.name) or handlers.get(None)
     if handler is None:
-        run.signals.waiting.setdefault(event.name, []).append(event)
+        run.signals.waiting.append(event)
     else:
         _deliver(run, handler, event)
 
@@ -86,10 +86,13 @@ def set_handler(run: Receiver, name: str | None, fn: Callable[..., Any] | None) 
         return
     handler = SignalDefinition(name=name, fn=fn, is_method=False)
     inbox.handlers[name] = handler
-    names = [name] if name is not None else list(inbox.waiting)
-    for waiting in names:
-        for event in inbox.waiting.pop(waiting, ()):
+    # In the order they came, whatever their names.
+    waiting, inbox.waiting = inbox.waiting, []
+    for event in waiting:
+        if name is None or event.name == name:
             _deliver(run, handler, event)
+        else:
+            inbox.waiting.append(event)
 
 
 def get_handler(run: Receiver, name: str | None) -> Callable[..., Any] | None:

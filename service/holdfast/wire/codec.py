@@ -7,6 +7,7 @@ here, naming the field.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -19,6 +20,9 @@ from holdfast.wire import messages as m
 from holdfast.wire.commands import AnyCommand
 from holdfast.wire.events import AnyEvent, Event
 from holdfast.wire.failures import Failure
+
+SEQ_MAX = 2**31 - 1
+_RUN_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 _encoder = msgspec.msgpack.Encoder()
 _event_decoder = msgspec.msgpack.Decoder(AnyEvent)
@@ -144,32 +148,55 @@ def check_request(request: Any) -> None:
             check_text("name", request.name)
             check_text("request_id", request.request_id)
             check_payload("input", request.input, is_array=True)
+            _check_optional_run_id(request.run_id)
         case m.Cancel() | m.Terminate():
             check_text("workflow_id", request.workflow_id)
             check_text("request_id", request.request_id)
             check_text("reason", request.reason, may_be_empty=True)
             if isinstance(request, m.Terminate):
                 _check_details("details", request.details)
+            _check_optional_run_id(request.run_id)
         case m.Describe() | m.History() | m.Result():
             check_text("workflow_id", request.workflow_id)
+            _check_optional_run_id(request.run_id)
         case m.Claim() | m.WorkerHeartbeat():
             check_text("worker", request.worker)
             check_text("task_queue", request.task_queue)
+            if isinstance(request, m.WorkerHeartbeat):
+                for lease in request.leases:
+                    check_run_id(lease.run_id)
+                    _check_number("seq of a lease", lease.seq, 0)
+                    _check_number("fence of a lease", lease.fence, 0, 2**63 - 1)
+        case m.Report() | m.ActivityHeartbeat():
+            _check_report(request)
+
+
+def _check_report(request: Any) -> None:
+    check_text("worker", request.worker)
+    check_run_id(request.run_id)
+    # Number 0 stands for the workflow task; there is no activity of that number.
+    match request:
+        case m.CompleteWorkflowTask():
+            _check_named(request.commands)
         case m.FailWorkflowTask():
-            check_text("worker", request.worker)
             _check_choice("cause", request.cause, TASK_FAILURE_CAUSES)
             check_failure("failure", request.failure)
         case m.CompleteActivity():
-            check_text("worker", request.worker)
+            _check_number("seq of the activity", request.seq, 1)
             check_payload(f"result of activity {request.seq}", request.result)
+            if request.turn is not None:
+                _check_named(request.turn.commands)
         case m.FailActivity():
-            check_text("worker", request.worker)
+            _check_number("seq of the activity", request.seq, 1)
             check_failure(f"failure of activity {request.seq}", request.failure)
         case m.CancelActivity():
-            check_text("worker", request.worker)
+            _check_number("seq of the activity", request.seq, 1)
             _check_details(f"details of activity {request.seq}", request.details)
-        case m.Report():
-            check_text("worker", request.worker)
+        case m.ActivityHeartbeat():
+            _check_number("seq of the activity", request.seq, 1)
+            _check_details(f"heartbeat of activity {request.seq}", request.details)
+        case m.ReleaseTask():
+            _check_number("seq of the task", request.seq, 0)
 
 
 TASK_FAILURE_CAUSES = (
@@ -203,6 +230,34 @@ def check_text(field: str, text: str, *, may_be_empty: bool = False) -> None:
             raise Invalid(
                 f"{field} holds a lone surrogate at position {error.start}: it is not valid Unicode"
             ) from None
+
+
+def is_run_id(text: str) -> bool:
+    """Whether *text* is spelled as run ids are."""
+    return _RUN_ID.fullmatch(text) is not None
+
+
+def check_run_id(run_id: str) -> None:
+    """A run id as a start answers it: the lower-case text of a UUID."""
+    if not is_run_id(run_id):
+        raise Invalid(f"run id {run_id[:80]!r} is not a UUID: expected the run_id that a start answered")
+
+
+def _check_optional_run_id(run_id: str | None) -> None:
+    if run_id is not None:
+        check_run_id(run_id)
+
+
+def _check_number(field: str, number: int, least: int, most: int = SEQ_MAX) -> None:
+    if not least <= number <= most:
+        raise Invalid(f"{field} is {number}: expected {least} to {most}")
+
+
+def _check_named(commands: list[AnyCommand]) -> None:
+    """The numbers by which rows are looked up; those of new things are decided about with their order."""
+    for command in commands:
+        if isinstance(command, c.CancelTimer | c.RequestCancelActivity):
+            _check_number("seq of what a command cancels", command.seq, 1)
 
 
 def check_payload(field: str, text: bytes, *, is_array: bool = False) -> None:
