@@ -27,6 +27,8 @@ class Load:
         self.log: list[Op] = []
         self.acknowledged: dict[str, str] = {}
         """The run id of each workflow id whose start was answered."""
+        self.unanswered: list[str] = []
+        """Why calls have an unknown outcome."""
 
     async def start(
         self,
@@ -76,7 +78,8 @@ class Load:
             answer = await self._rpc.call(verb, request, timeout_s)
             outcome, run_id = "ok", answer.run_id
             return answer
-        except Unavailable:
+        except Unavailable as error:
+            self.unanswered.append(error.message)
             return None
         except HoldfastError:
             outcome = "refused"

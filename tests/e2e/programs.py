@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from pathlib import Path
 
 import asyncpg
 
@@ -95,6 +97,33 @@ async def unreliable(value: int) -> int:
     return value * 2
 
 
+@activity.defn(start_to_close_timeout=timedelta(seconds=60), retry_policy=SOON)
+async def held(value: int) -> int:
+    """As `double`, but the first attempt has its effect and then never ends."""
+    await note("held", str(value))
+    if activity.info().attempt == 1:
+        await asyncio.Event().wait()
+    return value * 2
+
+
+def draw(path: str) -> int:
+    """A number that nobody can guess; how often it was drawn, and by whom, is told in the file."""
+    number = random.randrange(1_000_000)
+    with Path(path).open("a", encoding="utf-8") as file:
+        file.write(f"{os.getpid()} {number}\n")
+    return number
+
+
+@workflow.defn(name="stepped")
+async def stepped(path: str) -> list[int]:
+    """A step, and three activities in a row that use its value."""
+    drawn = await workflow.step(draw, path)
+    twice = await double(drawn)
+    again = await held(twice)
+    await double(again)
+    return [drawn, twice, again]
+
+
 @workflow.defn(name="order")
 class Order:
     """Five activities, one timer, one signal; some of them at the same time."""
@@ -167,7 +196,7 @@ class Waiting:
         return self.heard
 
 
-WORKFLOWS = [Order, paused, retried, one_activity, Waiting]
+WORKFLOWS = [Order, paused, retried, one_activity, stepped, Waiting]
 
 
 async def forget_connections() -> None:

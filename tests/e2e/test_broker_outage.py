@@ -38,6 +38,10 @@ async def test_thirty_seconds_without_a_broker_lose_nothing(tmp_path: Path) -> N
         for number in range(BEFORE):
             # They fall due from shortly before the outage to shortly after its end.
             await load.start("paused", f"before {number}", number, 1.0 + number * (OUTAGE_S + 2) / BEFORE)
+        assert load.unanswered == []
+        await whole.until(lambda: timers_are_set(whole), "all wait for their timers")
+        racing = [asyncio.create_task(load.start("paused", f"racing {n}", n, 0.1, timeout_s=60)) for n in range(DURING)]
+        await racing[0]
         await whole.stack.nats.kill()
         whole.stack.nats.wipe()
         away_since = await whole.now()
@@ -50,18 +54,23 @@ async def test_thirty_seconds_without_a_broker_lose_nothing(tmp_path: Path) -> N
 
         await whole.stack.nats.start()
         back_at = await whole.now()
-        assert None not in await asyncio.gather(*patient)
+        assert None not in await asyncio.gather(*racing, *patient)
         results = await asyncio.gather(*(load.result(f"before {number}") for number in range(BEFORE)))
-        during = await asyncio.gather(*(load.result(f"during {number}") for number in range(DURING)))
+        during = await asyncio.gather(*(load.result(f"{when} {n}") for when in ("racing", "during") for n in range(DURING)))
 
         assert results == [2 * number for number in range(BEFORE)]
-        assert during == [2 * number for number in range(DURING)]
+        assert during == [2 * number for number in range(DURING)] * 2
         assert await lateness(whole, away_since, back_at) <= ON_TIME_S
         await every_worker_was_busy_soon(whole, away_since, back_at)
         assert whole.ended == []
         assert await whole.violations(load.log) == []
         await whole.until(lambda: nothing_is_owed(whole), "the outbox is empty")
         await feed_has_all_since(whole, away_since)
+
+
+async def timers_are_set(whole: System) -> bool:
+    rows = await whole.fetch("SELECT count(*) AS n FROM holdfast.timer")
+    return rows[0]["n"] == BEFORE
 
 
 async def has_passed(whole: System, moment: float) -> bool:

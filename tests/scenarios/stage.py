@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
@@ -19,6 +20,7 @@ A_MINUTE = timedelta(minutes=1)
 ONCE = RetryPolicy(maximum_attempts=1)
 AT_ONCE = RetryPolicy(initial_interval=timedelta(milliseconds=10), backoff_coefficient=1.0)
 QUEUE = "stage"
+MESSAGES = ("SignalReceived", "WorkflowCancelRequested")
 
 
 def seconds(number: float) -> timedelta:
@@ -76,3 +78,21 @@ def told(error: BaseException | None) -> list[list[Any]]:
 async def event_types(handle: Any) -> list[str]:
     """The types of the events of the run so far, in order."""
     return [event.event_type for event in (await handle.fetch_history()).events]
+
+
+async def everything_seen(handle: Any) -> None:
+    """Return once the code of the run has seen every message sent to it so far."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            events = (await handle.fetch_history()).events
+            newest = max((e.event_id for e in events if e.event_type in MESSAGES), default=1)
+            if any(e.attributes.get("seen_seq", 0) >= newest for e in events):
+                return
+
+
+async def count_of(handle: Any, event_type: str, least: int) -> int:
+    """How many events of the type the run has, once they are *least*."""
+    async with asyncio.timeout(PATIENCE_S):
+        while (found := (await event_types(handle)).count(event_type)) < least:
+            pass
+    return found

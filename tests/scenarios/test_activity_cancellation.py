@@ -22,6 +22,7 @@ from tests.scenarios.stage import (
     PATIENCE_S,
     QUEUE,
     event_types,
+    everything_seen,
     failure,
     told,
     worker,
@@ -123,7 +124,7 @@ async def test_waiting_for_the_cancellation_gives_what_the_activity_left(env: Wo
     (cancelled,) = [
         e for e in (await handle.fetch_history()).events if e.event_type == "ActivityCancelled"
     ]
-    assert cancelled.attributes["details"] == ["page", 7]
+    assert cancelled.attributes["details"] == '["page",7]'
 
 
 async def test_an_activity_that_fails_while_it_is_cancelled_is_seen_as_failed(
@@ -169,7 +170,7 @@ async def test_an_abandoned_activity_runs_on_undisturbed(env: WorkflowEnvironmen
         await began.wait()
         await handle.signal("hold")
         await handle.signal("cancel")
-        await until(handle, lambda found: found.history_length >= 8)
+        await everything_seen(handle)
         may_end.set()
         await until(handle, lambda found: not found.pending_activities)
         await handle.signal("end")

@@ -6,13 +6,15 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import msgspec
 
 from holdfast.bus import REQUEST_INTAKE, Bus, Intake, Msg
 from holdfast.engine.engine import Engine
-from holdfast.engine.verbs import VERBS
-from holdfast.exceptions import HoldfastError
+from holdfast.engine.fitting import LARGE_BYTES, REST_BYTES
+from holdfast.engine.verbs import VERBS, fitted
+from holdfast.exceptions import HoldfastError, OutcomeUnknown
 from holdfast.wire import codec, subjects
 from holdfast.wire import messages as m
 
@@ -30,6 +32,7 @@ async def serve_rpc(engine: Engine, bus: Bus) -> None:
         intake = LONG_POLLS if verb == "result" else REQUEST_INTAKE
         bus.respond(subjects.rpc_all(verb), _framed(engine, verb), queue_group=QUEUE_GROUP, intake=intake)
     bus.subscribe(subjects.closed_all(), _hears_of_closed(engine))
+    bus.on_up.append(engine.outcomes.doubt)
 
 
 def _framed(engine: Engine, verb: str) -> Callable[[str, bytes], Awaitable[bytes]]:
@@ -44,7 +47,10 @@ def _framed(engine: Engine, verb: str) -> Callable[[str, bytes], Awaitable[bytes
             request = codec.decode(raw, kind)
             codec.check_request(request)
             response = await ask(engine, namespace, request)
-            answer = m.Answer("ok", msgspec.Raw(codec.encode(response)))
+            value = codec.encode(response)
+            if len(value) > LARGE_BYTES and len(value) > _room_bytes(engine):
+                value = codec.encode(fitted(engine, namespace, request, response))
+            answer = m.Answer("ok", msgspec.Raw(value))
         except HoldfastError as error:
             answer = failed(error)
             if error.code in ("refused", "already_exists", "lease_lost"):
@@ -67,9 +73,39 @@ def _framed(engine: Engine, verb: str) -> Callable[[str, bytes], Awaitable[bytes
             answers = [await one(namespace, items[0])]
         else:
             answers = await asyncio.gather(*(one(namespace, item) for item in items))
-        return codec.encode(answers)
+        reply = codec.encode(answers)
+        if len(reply) > LARGE_BYTES and len(reply) > engine.bus.max_payload_bytes:
+            reply = codec.encode(_that_fit(engine, namespace, items, answers, kind))
+        return reply
 
     return answer
+
+
+def _room_bytes(engine: Engine) -> int:
+    return engine.bus.max_payload_bytes - REST_BYTES
+
+
+def _that_fit(
+    engine: Engine, namespace: str, items: Sequence[msgspec.Raw], answers: Sequence[m.Answer], kind: Any
+) -> list[m.Answer]:
+    """As many of *answers* as one message holds; whoever asked for the others is to ask again."""
+    fits: list[m.Answer] = []
+    free_bytes = _room_bytes(engine)
+    for item, answer in zip(items, answers, strict=True):
+        size = len(bytes(answer.value))
+        if size <= free_bytes:
+            fits.append(answer)
+            free_bytes -= size
+            continue
+        if kind is m.Claim:
+            # A report that comes again is told what its worker holds; a claim is not.
+            tasks: m.Tasks = codec.decode(answer.value, m.Tasks)
+            worker: str = codec.decode(item, kind).worker
+            engine.give_back(namespace, worker, [*tasks.workflow_tasks, *tasks.activity_tasks])
+        fits.append(
+            failed(OutcomeUnknown("the answers that share this message are too large for it: ask again"))
+        )
+    return fits
 
 
 def failed(error: HoldfastError) -> m.Answer:
@@ -80,7 +116,7 @@ def failed(error: HoldfastError) -> m.Answer:
 def _hears_of_closed(engine: Engine) -> Callable[[Msg], None]:
     def hear(message: Msg) -> None:
         run_id = subjects.decode_token(message.subject.rpartition(".")[2])
-        if run_id is not None and engine.outcomes.is_awaited(run_id):
+        if run_id is not None and engine.outcomes.heard_closed(run_id):
             engine.spawner.spawn(engine.outcomes.look(run_id))
 
     return hear

@@ -23,6 +23,8 @@ WORKFLOWS: dict[str, Any] = {"one": workloads.one, "five": workloads.five}
 IDLE = "idle"
 SCENARIOS = (*WORKFLOWS, IDLE)
 
+WARM_UP = 1_000
+"""Workflows of each kind, at most, before anything is measured."""
 PAUSE_S = 0.005
 """Between two workflows of an idle system: everything has gone to sleep again."""
 SETTLE_S = 0.3
@@ -103,7 +105,7 @@ async def measure(system: System, plan: Plan, say: Callable[[str], None]) -> Mea
 async def _warm_up(system: System, plan: Plan) -> None:
     """Fill caches, prepare statements and open connections, as far as *plan* will need them."""
     for name in WORKFLOWS:
-        await _burst(system, name, max(1, plan.workflows // 2), max(plan.in_flight, default=1))
+        await _burst(system, name, min(WARM_UP, plan.workflows), max(plan.in_flight, default=1))
     await asyncio.sleep(SETTLE_S)
 
 

@@ -140,7 +140,8 @@ def _complete_workflow_task(state: s.RunState, report: m.CompleteWorkflowTask, n
             [f.TaskReleased(0)],
             refusal=Refused(
                 f"unhandled events: run {run.run_id} received a message (event {run.last_message_seq}) that the code "
-                f"has not seen (it saw {report.seen_seq}): replay and answer again"
+                f"has not seen (it saw {report.seen_seq}): replay and answer again",
+                details={"cause": m.UNHANDLED_EVENTS},
             ),
         )
     marker = e.WorkflowTaskCompleted(

@@ -16,6 +16,8 @@ from holdfast.wire import events as e
 
 STICKY_S = 5.0
 """How long a ready workflow task is kept for the worker that has the run in its cache."""
+PROGRESS_S = 10.0
+"""How long a lease lasts at most after its activity told its progress; the worker's own heartbeat goes on extending it."""
 
 
 def evolve(state: s.RunState, fact: f.AnyFact, now: float) -> None:
@@ -308,7 +310,8 @@ def _progress(state: s.RunState, fact: f.Progressed, now: float) -> None:
     activity.last_heartbeat_at = now
     state.touched_activities.add(fact.seq)
     task = state.tasks[fact.seq]
-    lease_s = (task.lease_until or now) - (task.heartbeat_at or task.leased_at or now)
+    # The lease may have been extended since: then this is the time since then as well, and means nothing.
+    lease_s = min((task.lease_until or now) - (task.heartbeat_at or task.leased_at or now), PROGRESS_S)
     task.heartbeat_at = now
     task.lease_until = max(task.lease_until or now, now + lease_s)
     task.deadline = deadline(task)

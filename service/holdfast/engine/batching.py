@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, TypeVar
 
-from holdfast.exceptions import Unavailable
+from holdfast.exceptions import OutcomeUnknown, Unavailable
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -29,6 +29,8 @@ class Batcher(Generic[Item, Result]):
         self._carry_out = carry_out
         self._size = size
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._in_flight = 0
+        self._landed = asyncio.Event()
         self._wake = asyncio.Event()
         self._is_closed = False
 
@@ -51,21 +53,29 @@ class Batcher(Generic[Item, Result]):
                 self._wake.clear()
                 await self._wake.wait()
             batch = [self._waiting.popleft() for _ in range(min(self._size, len(self._waiting)))]
-            await self._carry(batch)
+            self._in_flight += 1
+            try:
+                await self._carry(batch)
+            finally:
+                self._in_flight -= 1
+                self._landed.set()
 
     async def drain(self) -> None:
-        """Take no more items, and return when every waiting one has its result."""
+        """Take no more items, and return when every one that was taken has its result."""
         self._is_closed = True
-        while self._waiting:
-            future = self._waiting[-1][1]
-            await asyncio.wait([future])
+        while self._waiting or self._in_flight:
+            self._landed.clear()
+            await self._landed.wait()
 
     async def _carry(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
         try:
             results = await self._carry_out([item for item, _ in batch])
         except asyncio.CancelledError:
             for _, future in batch:
-                _fail(future, Unavailable("this process is shutting down: try again"))
+                _fail(
+                    future,
+                    OutcomeUnknown("this process stopped in the middle: ask again to learn the outcome"),
+                )
             raise
         except BaseException as error:
             # A bug in the batch: whoever waits must hear of it, and the process must not go on.

@@ -61,7 +61,8 @@ class Clock:
         return handled
 
     async def forget(self) -> int:
-        """Drop request ids that nobody repeats any more; a pass every ten minutes."""
+        """Drop request ids that nobody repeats any more, and workers that are gone; a pass every ten minutes."""
+        self._engine.credits.forget_silent(time.monotonic())
         return await journal.forget_requests(self._engine.pool, REQUESTS_KEPT_S, FORGET_MAX)
 
     def idle_s(self) -> float:

@@ -49,16 +49,32 @@ class Credits:
         self._by_worker: dict[tuple[str, str], Credit] = {}
         self._by_queue: dict[tuple[str, str], dict[str, Credit]] = {}
 
-    def hear(self, credit: Credit) -> None:
-        """Believe what a worker says, instead of what it said before."""
+    def hear(self, credit: Credit) -> Credit:
+        """Believe what a worker says, instead of what it said before. One credit holds for all that it says at once."""
+        known = self._by_worker.get((credit.namespace, credit.worker))
+        if known is not None and known.task_queue == credit.task_queue:
+            known.workflow_slots, known.activity_slots = credit.workflow_slots, credit.activity_slots
+            known.heard_at = credit.heard_at
+            return known
+        self.forget(credit.namespace, credit.worker)
         self._by_worker[credit.namespace, credit.worker] = credit
         self._by_queue.setdefault((credit.namespace, credit.task_queue), {})[credit.worker] = credit
+        return credit
 
     def forget(self, namespace: str, worker: str) -> None:
         """The worker is gone."""
         credit = self._by_worker.pop((namespace, worker), None)
         if credit is not None:
-            self._by_queue[namespace, credit.task_queue].pop(worker, None)
+            queue = self._by_queue[namespace, credit.task_queue]
+            del queue[worker]
+            if not queue:
+                del self._by_queue[namespace, credit.task_queue]
+
+    def forget_silent(self, now: float) -> None:
+        """Forget every worker that was not heard of lately."""
+        for credit in list(self._by_worker.values()):
+            if now - credit.heard_at > CREDIT_S:
+                self.forget(credit.namespace, credit.worker)
 
     def of(self, namespace: str, worker: str, now: float) -> Credit | None:
         """The worker's credit, if it was heard of lately."""

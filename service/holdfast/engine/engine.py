@@ -10,13 +10,14 @@ import asyncio
 import heapq
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from holdfast.bus import Bus
 from holdfast.core import state as s
 from holdfast.engine import answers
 from holdfast.engine.batching import Batcher
 from holdfast.engine.dispatch import Assigned, Credits
+from holdfast.engine.fitting import AnyTask, pushes
 from holdfast.engine.loops import Spawner
 from holdfast.engine.outcomes import Outcomes
 from holdfast.engine.transact import Change, Committed, CommitUnknown, Outcome, is_retry, transact
@@ -106,8 +107,12 @@ class Engine:
                 singles += await self._try([item])
             return singles
         except HoldfastError as error:
-            if isinstance(error, CommitUnknown) and error.assigned:
-                self.spawner.spawn(self._take_back(error.assigned))
+            if isinstance(error, CommitUnknown):
+                # What was to travel in an answer is not taken back: the report comes again, and its answer then
+                # names what the worker holds. Taken back meanwhile, it would be done twice.
+                unheard = _releases([item for item in error.assigned if not item.is_answer])
+                if unheard:
+                    self.spawner.spawn(self._take_back(unheard.values()))
             self.metrics.store_failures.labels("transact", error.code).inc()
             return [(index, change, error) for index, change in items]
         self.metrics.store_latency.labels("transact").observe(time.perf_counter() - started)
@@ -142,7 +147,7 @@ class Engine:
         run = state.run
         if state.is_new:
             self.metrics.workflows_started.labels(run.namespace, run.workflow_type).inc()
-            self.outcomes.opened(run.namespace, run.run_id)
+            self.outcomes.opened(run.namespace, run.workflow_id, run.run_id)
         if run.closed_at is None or not state.events or type(state.events[-1][1]) not in e.CLOSING:
             return
         self.metrics.workflows_closed.labels(run.namespace, run.workflow_type, run.status).inc()
@@ -186,33 +191,36 @@ class Engine:
 
     async def _push(self, namespace: str, worker: str, items: list[Assigned], now: float) -> None:
         """Hand a worker what was leased to it; take it back at once when the worker does not answer."""
+        subject = subjects.worker(namespace, worker)
+        owed = _releases(items)
         try:
-            workflow_tasks, activity_tasks = await answers.assigned_tasks(self.pool, items, now, self.lease_s)
-            push = m.Push(workflow_tasks=workflow_tasks, activity_tasks=activity_tasks)
-            await self.bus.request(subjects.worker(namespace, worker), codec.encode(push), PUSH_TIMEOUT_S)
+            # Activities travel in answers only.
+            tasks, _ = await answers.assigned_tasks(self.pool, items, now, self.lease_s)
+            for message, pushed in pushes(tasks, self.bus.max_payload_bytes):
+                await self.bus.request(subject, message, PUSH_TIMEOUT_S)
+                for task in pushed:
+                    del owed[task.run_id, 0]
         except Unavailable:
             self.credits.forget(namespace, worker)
             self.metrics.hints_lost.inc()
-            await self._take_back(items)
+            await self._take_back(owed.values())
 
-    async def _take_back(self, items: Sequence[Assigned]) -> None:
+    async def _take_back(self, releases: Iterable[Change]) -> None:
         """Make leases ready again that no worker has heard of. What cannot be taken back in time runs out by itself."""
-        releases = []
-        for item in items:
-            task = item.state.tasks.get(item.seq)
-            if task is not None:
-                run_id = item.state.run.run_id
-                release = m.ReleaseTask(run_id=run_id, worker=item.worker, seq=item.seq, fence=task.fence)
-                releases.append(Change(item.namespace, release, run_id=run_id))
+        changes = list(releases)
         until = time.monotonic() + self.lease_s
-        while releases and time.monotonic() < until:
-            futures = [self.changes.submit(change) for change in releases]
+        while changes and time.monotonic() < until:
+            futures = [self.changes.submit(change) for change in changes]
             outcomes = await asyncio.gather(*futures, return_exceptions=True)
-            releases = [
-                ch for ch, out in zip(releases, outcomes, strict=True) if isinstance(out, Unavailable)
-            ]
-            if releases:
+            changes = [ch for ch, out in zip(changes, outcomes, strict=True) if isinstance(out, Unavailable)]
+            if changes:
                 await asyncio.sleep(TAKE_BACK_AGAIN_S)
+
+    def give_back(self, namespace: str, worker: str, tasks: Iterable[AnyTask]) -> None:
+        """*tasks* were leased to *worker*, and no message to it can hold them."""
+        releases = [_release(namespace, worker, task) for task in tasks]
+        if releases:
+            self.spawner.spawn(self._take_back(releases))
 
     def hint(self, namespace: str, kind: TaskKind, queue: str, ready_at: float) -> None:
         """Tell whoever works on *queue* that it has ready tasks."""
@@ -261,3 +269,19 @@ class Engine:
             raise NotFound(
                 f"no namespace {name!r}: create it first, or use one of {', '.join(sorted(self._namespaces)[:5])}"
             )
+
+
+def _releases(items: Iterable[Assigned]) -> dict[tuple[str, int], Change]:
+    """The changes that give back what was leased, by run and number."""
+    found = {}
+    for item in items:
+        task = item.state.tasks.get(item.seq)
+        if task is not None:
+            found[task.run_id, task.seq] = _release(item.namespace, item.worker, task)
+    return found
+
+
+def _release(namespace: str, worker: str, task: s.Task | AnyTask) -> Change:
+    seq = 0 if isinstance(task, m.WorkflowTask) else task.seq
+    report = m.ReleaseTask(run_id=task.run_id, worker=worker, seq=seq, fence=task.fence)
+    return Change(namespace, report, run_id=task.run_id)

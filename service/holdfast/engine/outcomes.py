@@ -24,20 +24,20 @@ class Outcomes:
         self._pool = pool
         self._waiters: dict[str, list[asyncio.Future[m.Outcome]]] = {}
         self._outcomes: OrderedDict[str, m.Outcome] = OrderedDict()
-        # Runs started here: their namespace, and whether they are open as far as this process knows.
-        self._known: OrderedDict[str, str] = OrderedDict()
+        # Runs started here: their namespace and workflow id, and whether they are open as far as this process knows.
+        self._known: OrderedDict[str, tuple[str, str]] = OrderedDict()
         self._open: set[str] = set()
 
-    def opened(self, namespace: str, run_id: str) -> None:
+    def opened(self, namespace: str, workflow_id: str, run_id: str) -> None:
         """A run was started here."""
-        self._known[run_id] = namespace
+        self._known[run_id] = namespace, workflow_id
         self._open.add(run_id)
         if len(self._known) > KNOWN_MAX:
             self._open.discard(self._known.popitem(last=False)[0])
 
-    def knows(self, namespace: str, run_id: str) -> bool:
-        """Whether the run was started here, in this namespace, and not too long ago."""
-        return self._known.get(run_id) == namespace
+    def knows(self, namespace: str, workflow_id: str, run_id: str) -> bool:
+        """Whether the run was started here, as one of this workflow, and not too long ago."""
+        return self._known.get(run_id) == (namespace, workflow_id)
 
     async def wait(self, run_id: str, wait_s: float) -> m.Outcome:
         """The run's outcome, waiting up to *wait_s* for it. `event` is None if it is still open then."""
@@ -64,9 +64,14 @@ class Outcomes:
                 if not waiters:
                     del self._waiters[run_id]
 
-    def is_awaited(self, run_id: str) -> bool:
-        """Whether anybody waits here for the run to close."""
+    def heard_closed(self, run_id: str) -> bool:
+        """Some process says that the run closed: it is believed open no longer. Whether anybody waits for it here."""
+        self._open.discard(run_id)
         return run_id in self._waiters
+
+    def doubt(self) -> None:
+        """What was said of closed runs may have been missed: believe of none that it is open."""
+        self._open.clear()
 
     async def look(self, run_id: str) -> None:
         """Another process says that the run closed: see for ourselves."""

@@ -7,7 +7,6 @@ A refused request refuses alone; the rest of the batch commits. What must happen
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from holdfast.core import facts as f
 from holdfast.core import state as s
 from holdfast.core.decide import Decision, decide, first_facts, open_run
 from holdfast.core.evolve import evolve
-from holdfast.core.ids import uuid7
+from holdfast.core.ids import next_run_id
 from holdfast.core.requests import Ask, ExpireTask, FireTimer, OpenRun, Request
 from holdfast.engine.dispatch import Assigned, Credit, Credits, assign, give_back
 from holdfast.exceptions import HoldfastError, NotFound, OutcomeUnknown, Refused
@@ -129,6 +128,8 @@ class _Batch:
         self.outcomes: list[Outcome | HoldfastError] = []
         self.reporters: dict[str, Credit] = {}
         self.last_report: dict[str, int] = {}
+        # The runs opened in this batch that a refusal was about, by the refused change's place.
+        self.refused_over: dict[int, str] = {}
         self.assigned: list[Assigned] = []
 
     def states(self) -> list[s.RunState]:
@@ -161,6 +162,10 @@ class _Batch:
             state = self._target(change)
             decision = decide(state, change.request, self.now)
         except HoldfastError as error:
+            address = change.address
+            opened = self.opened.get((change.namespace, address.workflow_id)) if address else None
+            if opened is not None:
+                self.refused_over[len(self.outcomes)] = opened.run.run_id
             return error
         self._apply(state, decision)
         if change.reporter is not None and decision.facts:
@@ -183,17 +188,18 @@ class _Batch:
         """The batch as it stands in the database."""
         outcomes: list[Outcome | HoldfastError] = []
         for index, out in enumerate(self.outcomes):
-            if not isinstance(out, Outcome) or out.state is None:
-                outcomes.append(out)
-                continue
-            run_id = out.state.run.run_id
+            state = out.state if isinstance(out, Outcome) else None
+            run_id = self.refused_over.get(index, "") if state is None else state.run.run_id
             if run_id in lost:
                 outcomes.append(_Retry("somebody else started the same workflow id first"))
+                continue
+            if not isinstance(out, Outcome) or state is None:
+                outcomes.append(out)
                 continue
             # The tasks travel with the last report of their run.
             is_last = self.last_report.get(run_id) == index
             mine = (
-                tuple(item for item in self.assigned if item.is_answer and item.state is out.state)
+                tuple(item for item in self.assigned if item.is_answer and item.state is state)
                 if is_last
                 else ()
             )
@@ -250,7 +256,7 @@ class _Batch:
             )
             self._apply(existing, decide(existing, Ask(ended, change.hash), self.now))
             newest = existing.run
-        run_id = uuid7(int(time.time() * 1000), os.urandom(10))
+        run_id = next_run_id(self.now, os.urandom(10), None if newest is None else newest.run_id)
         opened = open_run(OpenRun(start, change.hash, run_id, newest, repeat), self.now)
         if isinstance(opened, m.Started):
             return Outcome(opened, before if before and before.run.run_id == opened.run_id else None, True)

@@ -14,9 +14,10 @@ from holdfast.core.requests import Ask
 from holdfast.engine import answers
 from holdfast.engine.dispatch import Credit
 from holdfast.engine.engine import Engine
+from holdfast.engine.fitting import REST_BYTES, fit
 from holdfast.engine.transact import Change, Outcome
 from holdfast.engine.views import description, history_page, list_page
-from holdfast.exceptions import Invalid, NotFound
+from holdfast.exceptions import Invalid, NotFound, Refused
 from holdfast.store import tasks as task_store
 from holdfast.store import views
 from holdfast.store.journal import Address
@@ -39,6 +40,8 @@ async def start(engine: Engine, namespace: str, request: m.Start) -> m.Started:
 
 async def ask(engine: Engine, namespace: str, request: m.Signal | m.Cancel | m.Terminate) -> m.Done:
     """Signal, cancel or terminate a run."""
+    if request.run_id is not None:
+        codec.check_run_id(request.run_id)
     address = Address(namespace, request.workflow_id, request.run_id)
     outcome = await engine.change(Change(namespace, Ask(request, request_hash(request)), address=address))
     answer: m.Done = outcome.answer
@@ -47,7 +50,12 @@ async def ask(engine: Engine, namespace: str, request: m.Signal | m.Cancel | m.T
 
 async def describe(engine: Engine, namespace: str, request: m.Describe) -> m.Description:
     """Everything known about a run without its history."""
-    return await description(engine.pool, await _run(engine, namespace, request.workflow_id, request.run_id))
+    if request.run_id is not None:
+        codec.check_run_id(request.run_id)
+    found = await views.find_run_and_work(engine.pool, namespace, request.workflow_id, request.run_id)
+    if found is None:
+        raise _no_run(namespace, request.workflow_id, request.run_id)
+    return description(found)
 
 
 async def history(engine: Engine, namespace: str, request: m.History) -> m.HistoryPage:
@@ -72,7 +80,7 @@ async def result(engine: Engine, namespace: str, request: m.Result) -> m.Outcome
     if not 0 <= request.wait_s <= WAIT_MAX_S:
         raise Invalid(f"wait_s is {request.wait_s}: expected 0 to {WAIT_MAX_S:g}; ask again to wait longer")
     run_id = request.run_id
-    if run_id is None or not engine.outcomes.knows(namespace, run_id):
+    if run_id is None or not engine.outcomes.knows(namespace, request.workflow_id, run_id):
         run_id = (await _run(engine, namespace, request.workflow_id, run_id)).run_id
     return await engine.outcomes.wait(run_id, request.wait_s)
 
@@ -123,6 +131,7 @@ async def claim(engine: Engine, namespace: str, request: m.Claim) -> m.Tasks:
 
 async def report(engine: Engine, namespace: str, request: Any) -> m.Reported:
     """Take a worker's report; the answer may carry its next tasks."""
+    codec.check_run_id(request.run_id)
     credit = None
     if request.task_queue:
         credit = _hear(
@@ -157,9 +166,11 @@ async def heartbeat(engine: Engine, namespace: str, request: m.WorkerHeartbeat) 
         )
     if not request.leases:
         return m.WorkerAnswer(next_s=HEARTBEAT_S)
+    for lease in request.leases:
+        codec.check_run_id(lease.run_id)
     fences = {(lease.run_id, lease.seq): lease for lease in request.leases}
     leases = [(lease.run_id, lease.seq, lease.fence) for lease in request.leases]
-    rows = await task_store.extend(engine.pool, request.worker, leases, engine.lease_s)
+    rows = await task_store.extend(engine.pool, namespace, request.worker, leases, engine.lease_s)
     return m.WorkerAnswer(
         lost=[fences[row.run_id, row.seq] for row in rows if not row.is_ours],
         cancelled=[fences[row.run_id, row.seq] for row in rows if row.is_ours and row.is_cancel_requested],
@@ -171,6 +182,7 @@ async def activity_heartbeat(
     engine: Engine, namespace: str, request: m.ActivityHeartbeat
 ) -> m.HeartbeatAnswer:
     """An activity's progress; the answer tells whether it should stop."""
+    codec.check_run_id(request.run_id)
     change = Change(namespace, request, run_id=request.run_id)
     answer: m.HeartbeatAnswer = (await engine.change(change)).answer
     return answer
@@ -193,6 +205,20 @@ VERBS: dict[str, Callable[[Engine, str, Any], Awaitable[Any]]] = {
 """The function of each verb."""
 
 
+def fitted(engine: Engine, namespace: str, request: Any, response: Any) -> Any:
+    """*response*, which is too large for a message, with as many tasks as fit; the others become ready again."""
+    room_bytes = engine.bus.max_payload_bytes - REST_BYTES
+    match response:
+        case m.Tasks() | m.Reported():
+            found, left = fit(response, room_bytes)
+            engine.give_back(namespace, request.worker, left)
+            return found
+    raise Refused(
+        f"the answer to {type(request).__name__} is larger than a message of the broker can be "
+        f"({engine.bus.max_payload_bytes:,} bytes): ask for less at a time, or raise its max_payload"
+    )
+
+
 def request_hash(request: m.Message) -> bytes:
     """What stands for a request's whole body when the same request id comes again."""
     return hashlib.blake2b(codec.encode(request), digest_size=16).digest()
@@ -205,12 +231,16 @@ async def _reported(engine: Engine, request: Any, outcome: Outcome) -> m.Reporte
         return answer
     run_id = request.run_id
     if outcome.is_repeat:
+        # The first answer may have been lost, with the tasks that it brought.
         held = await task_store.held_activities(engine.pool, [run_id], request.worker)
+        own = await task_store.held_workflows(engine.pool, [run_id], request.worker)
+        found = await answers.claimed_workflow_tasks(engine.pool, own, engine.lease_s)
         return m.Reported(
             head_seq=answer.head_seq,
             marker_seq=answer.marker_seq,
             is_turn_applied=answer.is_turn_applied,
             is_closed=answer.is_closed,
+            workflow_task=found[0] if found else None,
             activity_tasks=answers.claimed_activity_tasks(held, engine.lease_s),
         )
     workflow_tasks, activity_tasks = await answers.assigned_tasks(
@@ -232,13 +262,18 @@ def _hear(
     credit = Credit(
         worker, namespace, queue, max(workflow_slots, 0), max(activity_slots, 0), time.monotonic()
     )
-    engine.credits.hear(credit)
-    return credit
+    return engine.credits.hear(credit)
 
 
 async def _run(engine: Engine, namespace: str, workflow_id: str, run_id: str | None) -> views.RunRow:
+    if run_id is not None:
+        codec.check_run_id(run_id)
     found = await views.find_run(engine.pool, namespace, workflow_id, run_id)
     if found is None:
-        which = f"run {run_id} of workflow {workflow_id!r}" if run_id else f"workflow {workflow_id!r}"
-        raise NotFound(f"no {which} in namespace {namespace!r}")
+        raise _no_run(namespace, workflow_id, run_id)
     return found
+
+
+def _no_run(namespace: str, workflow_id: str, run_id: str | None) -> NotFound:
+    which = f"run {run_id} of workflow {workflow_id!r}" if run_id else f"workflow {workflow_id!r}"
+    return NotFound(f"no {which} in namespace {namespace!r}")

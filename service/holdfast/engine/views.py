@@ -35,10 +35,10 @@ def summary(run: views.RunRow) -> m.RunSummary:
     )
 
 
-async def description(pool: Pool, run: views.RunRow) -> m.Description:
+def description(found: views.RunAndWork) -> m.Description:
     """A run with its open work."""
-    tasks, activities, timers = await views.open_work(pool, run.run_id)
-    by_seq = {task.seq: task for task in tasks}
+    run = found.run
+    by_seq = {task.seq: task for task in found.tasks}
     workflow_task = by_seq.get(0)
     return m.Description(
         summary=summary(run),
@@ -49,9 +49,11 @@ async def description(pool: Pool, run: views.RunRow) -> m.Description:
         sticky_worker=run.sticky_worker,
         is_cancel_requested=run.is_cancel_requested,
         activities=[
-            _pending(activity, by_seq[activity.seq]) for activity in activities if activity.seq in by_seq
+            _pending(activity, by_seq[activity.seq])
+            for activity in found.activities
+            if activity.seq in by_seq
         ],
-        timers=[m.PendingTimer(seq=timer.seq, fire_at=timer.fire_at) for timer in timers],
+        timers=[m.PendingTimer(seq=timer.seq, fire_at=timer.fire_at) for timer in found.timers],
     )
 
 

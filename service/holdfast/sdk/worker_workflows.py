@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from holdfast.exceptions import ApplicationError, HoldfastError, Invalid, LeaseLost, Refused
+from holdfast.exceptions import ApplicationError, HoldfastError, Invalid, LeaseLost
 from holdfast.sdk.replay import HistoryGap, NondeterminismError
 from holdfast.sdk.runtime import Identity, WorkflowRun, WorkflowTaskFailure
 from holdfast.sdk.worker_leases import Leases
@@ -206,7 +206,7 @@ class WorkflowTasks:
             answer: m.Reported = await settings.rpc.call("report", report, None)
         except HoldfastError as error:
             self._evict(task.run_id)
-            if isinstance(error, Refused):
+            if isinstance(error, LeaseLost) or error.details.get("cause") == m.UNHANDLED_EVENTS:
                 # Lost, or overtaken by something the code must see first: the service sends it again.
                 log.debug("workflow task of %s was not taken: %s", task.workflow_id, error)
                 leases.drop(task.run_id, 0, task.fence)

@@ -31,6 +31,9 @@ _NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 
 OLDEST_SERVER = 150000
 
+# TimeoutError is an OSError.
+_GONE = (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError)
+
 
 def migration_files() -> list[Path]:
     """The migrations this version brings, in order."""
@@ -46,7 +49,8 @@ async def migrate(url: str) -> list[str]:
 
     Safe to run from many processes at once: one works, the others wait and find it done.
     Raises `Unavailable` when Postgres does not answer, `Refused` when the database was
-    migrated by a newer version or with other files, `Invalid` for a server too old.
+    migrated by a newer version or with other files or does not let us, `Invalid` for a
+    server too old. Then nothing was changed.
     """
     connection = await _connect(url)
     try:
@@ -54,20 +58,30 @@ async def migrate(url: str) -> list[str]:
         if version < OLDEST_SERVER:
             raise Invalid(f"Postgres {version // 10000} is too old: expected 15 or newer")
         async with connection.transaction():
-            await connection.execute(_LOCK)
-            await connection.execute(_PREPARE)
-            await connection.execute(_TABLE)
-            applied = {row["version"]: row["digest"] for row in await connection.fetch(_APPLIED)}
-            done = []
-            for path in _pending(applied):
-                text = path.read_text()
-                await connection.execute("SET LOCAL search_path = holdfast")
-                await connection.execute(text)
-                await connection.execute(_KEEP, int(path.name[:4]), path.name, _digest(text))
-                done.append(path.name)
-            return done
+            return await _apply(connection)
+    except _GONE as error:
+        raise Unavailable(f"lost Postgres during the migration ({error}): run it again") from error
+    except asyncpg.PostgresError as error:
+        raise Refused(
+            f"the database refused the migration: {error}; nothing was changed, put that right and run it again"
+        ) from error
     finally:
-        await connection.close(timeout=2.0)
+        await _hang_up(connection)
+
+
+async def _apply(connection: asyncpg.Connection) -> list[str]:
+    await connection.execute(_LOCK)
+    await connection.execute(_PREPARE)
+    await connection.execute(_TABLE)
+    applied = {row["version"]: row["digest"] for row in await connection.fetch(_APPLIED)}
+    done = []
+    for path in _pending(applied):
+        text = path.read_text()
+        await connection.execute("SET LOCAL search_path = holdfast")
+        await connection.execute(text)
+        await connection.execute(_KEEP, int(path.name[:4]), path.name, _digest(text))
+        done.append(path.name)
+    return done
 
 
 async def pending(url: str) -> list[str]:
@@ -78,8 +92,10 @@ async def pending(url: str) -> list[str]:
         if await connection.fetchval(_EXISTS):
             applied = {row["version"]: row["digest"] for row in await connection.fetch(_APPLIED)}
         return [path.name for path in _pending(applied)]
+    except (*_GONE, asyncpg.PostgresError) as error:
+        raise Unavailable(f"lost Postgres ({error}): ask again") from error
     finally:
-        await connection.close(timeout=2.0)
+        await _hang_up(connection)
 
 
 def _pending(applied: dict[int, str]) -> list[Path]:
@@ -101,12 +117,21 @@ def _pending(applied: dict[int, str]) -> list[Path]:
 async def _connect(url: str) -> asyncpg.Connection:
     try:
         return await asyncpg.connect(url, timeout=5.0, command_timeout=120.0)
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
-        raise Unavailable(f"Postgres does not answer: {str(error) or type(error).__name__}") from error
     except ValueError as error:
+        # Before the others: asyncpg's own error about a URL is of both kinds.
         raise Invalid(
             f"not a Postgres URL: {error}; expected postgresql://user:password@host:port/database"
         ) from error
+    except (*_GONE, asyncpg.PostgresError) as error:
+        raise Unavailable(f"Postgres does not answer: {str(error) or type(error).__name__}") from error
+
+
+async def _hang_up(connection: asyncpg.Connection) -> None:
+    try:
+        await connection.close(timeout=2.0)
+    except (*_GONE, asyncpg.PostgresError):
+        # Whatever there was to say has been said.
+        connection.terminate()
 
 
 def _number(connection: asyncpg.Connection) -> int:

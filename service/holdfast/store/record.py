@@ -23,8 +23,8 @@ class Lost(msgspec.Struct, kw_only=True):
     run_id: str
 
 
-# A new run whose workflow id was opened meanwhile by somebody else is left out with all its rows, and told:
-# its request is decided again. `closed` goes before `opened`, so that one batch can end a run and start the next.
+# A new run whose workflow id was opened (or even opened and closed) meanwhile by somebody else is left out with all
+# its rows, and told: its request is decided again. `closed` goes before `opened`, so that one batch can end a run and start the next.
 RECORD = Query(
     """
     WITH closed AS (
@@ -84,6 +84,13 @@ RECORD = Query(
             is_cancel_requested, sticky_worker, sticky_seq, task_failure, task_failure_cause, request_id, request_hash,
             created_at, closed_at, position
         )
+        WHERE NOT coalesce((
+            SELECT r.run_id > n.run_id
+            FROM run AS r
+            WHERE r.namespace = n.namespace AND r.workflow_id = n.workflow_id
+            ORDER BY r.run_id DESC
+            LIMIT 1
+        ), false)
         ORDER BY n.position  -- as the unique index has it: two batches with the same ids cannot deadlock
         ON CONFLICT (namespace, workflow_id) WHERE closed_at IS NULL DO NOTHING
         RETURNING run_id

@@ -33,6 +33,12 @@ _GONE = (
     asyncpg.InsufficientResourcesError,
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.CannotConnectNowError,
+    # What a process hears that was frozen inside a transaction, and one whose server became a replica.
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.ReadOnlySQLTransactionError,
+    # A database that is being restored, and one whose disk does not read or write.
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.PostgresSystemError,
 )
 _AGAIN = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.LockNotAvailableError)
 
@@ -205,7 +211,12 @@ class Pool:
             return await session.rows(query, *args)
 
     async def _acquire(self) -> Any:
-        return await self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
+        try:
+            return await self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
+        except ValueError as error:
+            raise Invalid(
+                f"not a Postgres URL: {error}; expected postgresql://user:password@host:port/database"
+            ) from error
 
     async def _release(self, connection: Any, is_broken: bool) -> None:
         # A connection in an unknown state is cut, not tidied up: tidying would wait for a server
@@ -226,36 +237,29 @@ class Pool:
 
 
 async def open_pool(url: str, *, size: int, name: str) -> Pool:
-    """A pool of up to *size* connections. Raises `Unavailable` when Postgres does not answer, `Invalid` for a bad URL."""
-    try:
-        pool = await asyncpg.create_pool(
-            url,
-            min_size=0,
-            max_size=size,
-            max_inactive_connection_lifetime=0,
-            command_timeout=COMMAND_TIMEOUT_S,
-            timeout=5.0,
-            reset=_no_reset,
-            server_settings={
-                "application_name": name,
-                "search_path": "holdfast",
-                "jit": "off",
-                # Planned once: the statements are the same whatever the arrays hold.
-                "plan_cache_mode": "force_generic_plan",
-                "statement_timeout": "15000",
-                "lock_timeout": "10000",
-                "idle_in_transaction_session_timeout": "5000",
-                "tcp_keepalives_idle": "5",
-                "tcp_keepalives_interval": "2",
-                "tcp_keepalives_count": "3",
-            },
-        )
-    except _GONE as error:
-        raise Unavailable(f"Postgres does not answer: {str(error) or type(error).__name__}") from error
-    except (ValueError, TypeError) as error:
-        raise Invalid(
-            f"not a Postgres URL: {error}; expected postgresql://user:password@host:port/database"
-        ) from error
+    """A pool of up to *size* connections. It connects when first used: what is wrong with *url* is told then."""
+    pool = await asyncpg.create_pool(
+        url,
+        min_size=0,
+        max_size=size,
+        max_inactive_connection_lifetime=0,
+        command_timeout=COMMAND_TIMEOUT_S,
+        timeout=5.0,
+        reset=_no_reset,
+        server_settings={
+            "application_name": name,
+            "search_path": "holdfast",
+            "jit": "off",
+            # Planned once: the statements are the same whatever the arrays hold.
+            "plan_cache_mode": "force_generic_plan",
+            "statement_timeout": "15000",
+            "lock_timeout": "10000",
+            "idle_in_transaction_session_timeout": "5000",
+            "tcp_keepalives_idle": "5",
+            "tcp_keepalives_interval": "2",
+            "tcp_keepalives_count": "3",
+        },
+    )
     return Pool(pool, url)
 
 

@@ -240,12 +240,39 @@ HELD_ACTIVITIES = Query(
 )
 
 
+HELD_WORKFLOWS = Query(
+    """
+    SELECT
+        t.run_id::text AS run_id,
+        t.fence,
+        t.attempt,
+        extract(epoch FROM t.ready_at)::float8 AS ready_at,
+        extract(epoch FROM now())::float8 AS now,
+        r.workflow_id,
+        r.workflow_type,
+        r.task_queue,
+        r.last_seq,
+        CASE WHEN r.sticky_worker = $2 THEN r.sticky_seq ELSE 0 END AS known_seq,
+        extract(epoch FROM r.created_at)::float8 AS created_at
+    FROM task AS t
+    JOIN run AS r ON r.run_id = t.run_id
+    WHERE t.run_id = ANY($1::uuid[]) AND t.seq = 0 AND t.worker = $2
+    """,
+    ClaimedWorkflow,
+)
+
+
+async def held_workflows(pool: Pool, run_ids: Sequence[str], worker: str) -> list[ClaimedWorkflow]:
+    """As `held_activities`, the workflow tasks."""
+    return await pool.rows(HELD_WORKFLOWS, list(run_ids), worker)
+
+
 async def held_activities(pool: Pool, run_ids: Sequence[str], worker: str) -> list[ClaimedActivity]:
     """The activities of these runs that *worker* holds: told again when the first answer may have been lost."""
     return await pool.rows(HELD_ACTIVITIES, list(run_ids), worker)
 
 
-# The lease lasts from now on; the activity's own limits stay where they are.
+# The lease lasts from now on, that of a workflow task for two minutes in all; the activity's own limits stay where they are.
 EXTEND = Query(
     """
     WITH asked AS (
@@ -255,15 +282,19 @@ EXTEND = Query(
         SELECT t.run_id, t.seq
         FROM task AS t
         JOIN asked AS a ON a.run_id = t.run_id AND a.seq = t.seq AND a.fence = t.fence
-        WHERE t.worker = $4
+        WHERE t.worker = $4 AND t.namespace = $6
         ORDER BY t.run_id, t.seq
         FOR UPDATE OF t SKIP LOCKED  -- somebody is deciding about it right now
     ), extended AS (
         UPDATE task AS t
         SET
-            lease_until = now() + make_interval(secs => $5),
+            lease_until = least(
+                now() + make_interval(secs => $5),
+                CASE WHEN t.seq = 0 THEN t.leased_at + interval '120 s' END
+            ),
             deadline = least(
                 now() + make_interval(secs => $5),
+                CASE WHEN t.seq = 0 THEN t.leased_at + interval '120 s' END,
                 t.close_by,
                 t.leased_at + make_interval(secs => t.start_to_close_s),
                 t.heartbeat_at + make_interval(secs => t.heartbeat_s)
@@ -278,7 +309,7 @@ EXTEND = Query(
         coalesce(t.fence = a.fence AND t.worker = $4, false) AS is_ours,
         coalesce(c.is_cancel_requested, false) AS is_cancel_requested
     FROM asked AS a
-    LEFT JOIN task AS t ON t.run_id = a.run_id AND t.seq = a.seq
+    LEFT JOIN task AS t ON t.run_id = a.run_id AND t.seq = a.seq AND t.namespace = $6
     LEFT JOIN activity AS c ON c.run_id = a.run_id AND c.seq = a.seq
     """,
     LeaseRow,
@@ -286,7 +317,7 @@ EXTEND = Query(
 
 
 async def extend(
-    pool: Pool, worker: str, leases: Sequence[tuple[str, int, int]], lease_s: float
+    pool: Pool, namespace: str, worker: str, leases: Sequence[tuple[str, int, int]], lease_s: float
 ) -> list[LeaseRow]:
     """Extend the (run, seq, fence) that *worker* still holds to *lease_s* from now, and say which it does not."""
     return await pool.rows(
@@ -296,6 +327,7 @@ async def extend(
         [fence for _, _, fence in leases],
         worker,
         lease_s,
+        namespace,
     )
 
 

@@ -69,6 +69,15 @@ class OpenTimer(msgspec.Struct, kw_only=True):
     fire_at: float
 
 
+class RunAndWork(msgspec.Struct, kw_only=True):
+    """A run with its open work, all as of one moment."""
+
+    run: RunRow
+    tasks: list[OpenTask]
+    activities: list[OpenActivity]
+    timers: list[OpenTimer]
+
+
 class OutcomeRow(msgspec.Struct, kw_only=True):
     """How far a run has come, with its last event if it is closed."""
 
@@ -202,12 +211,21 @@ async def find_run(pool: Pool, namespace: str, workflow_id: str, run_id: str | N
     return rows[0] if rows else None
 
 
-async def open_work(pool: Pool, run_id: str) -> tuple[list[OpenTask], list[OpenActivity], list[OpenTimer]]:
-    """What a run still has to do."""
+async def find_run_and_work(
+    pool: Pool, namespace: str, workflow_id: str, run_id: str | None
+) -> RunAndWork | None:
+    """As `find_run`, with what the run still has to do at the same moment."""
     async with pool.snapshot() as session:
-        tasks = await session.rows(OPEN_TASKS, run_id)
-        activities = await session.rows(OPEN_ACTIVITIES, run_id)
-        return tasks, activities, await session.rows(OPEN_TIMERS, run_id)
+        rows = await session.rows(FIND_RUN, namespace, workflow_id, run_id)
+        if not rows:
+            return None
+        run = rows[0]
+        return RunAndWork(
+            run=run,
+            tasks=await session.rows(OPEN_TASKS, run.run_id),
+            activities=await session.rows(OPEN_ACTIVITIES, run.run_id),
+            timers=await session.rows(OPEN_TIMERS, run.run_id),
+        )
 
 
 LIST_RUNS = Query(

@@ -148,23 +148,19 @@ def check_request(request: Any) -> None:
             check_text("name", request.name)
             check_text("request_id", request.request_id)
             check_payload("input", request.input, is_array=True)
-            _check_optional_run_id(request.run_id)
         case m.Cancel() | m.Terminate():
             check_text("workflow_id", request.workflow_id)
             check_text("request_id", request.request_id)
             check_text("reason", request.reason, may_be_empty=True)
             if isinstance(request, m.Terminate):
                 _check_details("details", request.details)
-            _check_optional_run_id(request.run_id)
         case m.Describe() | m.History() | m.Result():
             check_text("workflow_id", request.workflow_id)
-            _check_optional_run_id(request.run_id)
         case m.Claim() | m.WorkerHeartbeat():
             check_text("worker", request.worker)
             check_text("task_queue", request.task_queue)
             if isinstance(request, m.WorkerHeartbeat):
                 for lease in request.leases:
-                    check_run_id(lease.run_id)
                     _check_number("seq of a lease", lease.seq, 0)
                     _check_number("fence of a lease", lease.fence, 0, 2**63 - 1)
         case m.Report() | m.ActivityHeartbeat():
@@ -173,7 +169,6 @@ def check_request(request: Any) -> None:
 
 def _check_report(request: Any) -> None:
     check_text("worker", request.worker)
-    check_run_id(request.run_id)
     # Number 0 stands for the workflow task; there is no activity of that number.
     match request:
         case m.CompleteWorkflowTask():
@@ -241,11 +236,6 @@ def check_run_id(run_id: str) -> None:
     """A run id as a start answers it: the lower-case text of a UUID."""
     if not is_run_id(run_id):
         raise Invalid(f"run id {run_id[:80]!r} is not a UUID: expected the run_id that a start answered")
-
-
-def _check_optional_run_id(run_id: str | None) -> None:
-    if run_id is not None:
-        check_run_id(run_id)
 
 
 def _check_number(field: str, number: int, least: int, most: int = SEQ_MAX) -> None:

@@ -47,6 +47,9 @@ VERBS = (
     "activity_heartbeat",
 )
 
+UNHANDLED_EVENTS = "unhandled_events"
+"""The detail `cause` of the refusal of a closing batch that has not seen a message: the task is dispatched again."""
+
 PAYLOAD_BYTES_MAX = 2 * 1024 * 1024
 TEXT_CHARS_MAX = 1_000
 TEXT_BYTES_MAX = 2_000
