@@ -38,7 +38,7 @@ async def execute(url: str, statement: str) -> Any:
 async def until(is_so: Callable[[], bool]) -> None:
     """Return once something holds of which no event tells, such as the end of a process that is not our child."""
     async with asyncio.timeout(PATIENCE_S):
-        while not is_so():  # noqa: ASYNC110
+        while not is_so():
             await asyncio.sleep(0.01)
 
 

@@ -52,11 +52,11 @@ async def test_the_next_temporary_stack_removes_what_a_killed_one_left() -> None
         other.process.kill()
         await gone(other.pids)
         left = Path(other.told["data"])
-        assert left.exists()  # noqa: ASYNC240
+        assert left.exists()
 
     async with embedded() as stack:
         assert stack.data.exists()
-        assert not left.exists()  # noqa: ASYNC240
+        assert not left.exists()
 
 
 async def test_a_running_temporary_stack_is_no_leftover() -> None:
@@ -182,7 +182,7 @@ async def test_a_folder_with_other_things_is_refused_and_left_as_it_is(tmp_folde
     (tmp_folder / "thesis.txt").write_text("years of work")
     with pytest.raises(DevError, match="holds other things"):
         await _opened(tmp_folder)
-    assert [path.name for path in tmp_folder.iterdir()] == ["thesis.txt"]  # noqa: ASYNC240
+    assert [path.name for path in tmp_folder.iterdir()] == ["thesis.txt"]
 
 
 async def test_a_folder_that_cannot_be_made_is_said(tmp_folder: Path) -> None:

@@ -25,7 +25,14 @@ BUSY_WITHIN_S = 2.0
 ON_TIME_S = 1.5
 P99_S = 1.5
 # So few slots that no worker can take everything.
-FEW_SLOTS = ["--queue", TASK_QUEUE, "--max-concurrent-activities", "4", "--max-concurrent-workflow-tasks", "4"]
+FEW_SLOTS = [
+    "--queue",
+    TASK_QUEUE,
+    "--max-concurrent-activities",
+    "4",
+    "--max-concurrent-workflow-tasks",
+    "4",
+]
 
 
 async def test_thirty_seconds_without_a_broker_lose_nothing(tmp_path: Path) -> None:
@@ -40,23 +47,35 @@ async def test_thirty_seconds_without_a_broker_lose_nothing(tmp_path: Path) -> N
             await load.start("paused", f"before {number}", number, 1.0 + number * (OUTAGE_S + 2) / BEFORE)
         assert load.unanswered == []
         await whole.until(lambda: timers_are_set(whole), "all wait for their timers")
-        racing = [asyncio.create_task(load.start("paused", f"racing {n}", n, 0.1, timeout_s=60)) for n in range(DURING)]
+        racing = [
+            asyncio.create_task(load.start("paused", f"racing {n}", n, 0.1, timeout_s=60))
+            for n in range(DURING)
+        ]
         await racing[0]
         await whole.stack.nats.kill()
         whole.stack.nats.wipe()
         away_since = await whole.now()
 
-        patient = [asyncio.create_task(load.start("paused", f"during {n}", n, 0.1, timeout_s=60)) for n in range(DURING)]
+        patient = [
+            asyncio.create_task(load.start("paused", f"during {n}", n, 0.1, timeout_s=60))
+            for n in range(DURING)
+        ]
         impatient = [load.start("paused", f"hurried {n}", n, 0.1, timeout_s=2.0) for n in range(DURING)]
-        assert await asyncio.gather(*impatient) == [None] * DURING, "a call without an answer has an unknown outcome"
+        assert await asyncio.gather(*impatient) == [None] * DURING, (
+            "a call without an answer has an unknown outcome"
+        )
         assert not any(task.done() for task in patient), "calls with time left wait"
-        await whole.until(lambda: has_passed(whole, away_since + OUTAGE_S), "the outage has lasted", OUTAGE_S * 2)
+        await whole.until(
+            lambda: has_passed(whole, away_since + OUTAGE_S), "the outage has lasted", OUTAGE_S * 2
+        )
 
         await whole.stack.nats.start()
         back_at = await whole.now()
         assert None not in await asyncio.gather(*racing, *patient)
         results = await asyncio.gather(*(load.result(f"before {number}") for number in range(BEFORE)))
-        during = await asyncio.gather(*(load.result(f"{when} {n}") for when in ("racing", "during") for n in range(DURING)))
+        during = await asyncio.gather(
+            *(load.result(f"{when} {n}") for when in ("racing", "during") for n in range(DURING))
+        )
 
         assert results == [2 * number for number in range(BEFORE)]
         assert during == [2 * number for number in range(DURING)] * 2
@@ -105,7 +124,8 @@ async def every_worker_was_busy_soon(whole: System, since: float, back_at: float
     )
     assert waiting[0]["n"] > WORKERS * 10
     markers = await whole.fetch(
-        "SELECT body FROM holdfast.event WHERE type = 'WorkflowTaskCompleted' AND recorded_at > to_timestamp($1)", back_at
+        "SELECT body FROM holdfast.event WHERE type = 'WorkflowTaskCompleted' AND recorded_at > to_timestamp($1)",
+        back_at,
     )
     claimed: dict[str, float] = {}
     for row in markers:
@@ -124,26 +144,34 @@ async def feed_has_all_since(whole: System, since: float) -> None:
     recorded = await whole.fetch(
         "SELECT run_id::text AS run_id, seq FROM holdfast.event WHERE recorded_at >= to_timestamp($1)", since
     )
-    assert [(row["run_id"], row["seq"]) for row in recorded if row["seq"] not in feed.get(row["run_id"], ())] == []
+    assert [
+        (row["run_id"], row["seq"]) for row in recorded if row["seq"] not in feed.get(row["run_id"], ())
+    ] == []
 
 
 async def test_without_any_hint_tasks_are_claimed_soon(tmp_path: Path) -> None:
     """`HOLDFAST_DROP_HINTS` publishes none; what one engine makes ready must still reach idle workers."""
     async with (
-        system(tmp_path, engines=2, workers=2, worker_options=["--queue", TASK_QUEUE], HOLDFAST_DROP_HINTS="1") as whole,
+        system(
+            tmp_path, engines=2, workers=2, worker_options=["--queue", TASK_QUEUE], HOLDFAST_DROP_HINTS="1"
+        ) as whole,
         client_of(whole) as client,
     ):
         load = Load(client)
         running = []
         for number in range(100):
-            running.append(asyncio.create_task(started_and_ended(load, "retried" if number % 2 else "paused", number)))
+            running.append(
+                asyncio.create_task(started_and_ended(load, "retried" if number % 2 else "paused", number))
+            )
             await asyncio.sleep(0.05)
         await asyncio.gather(*running)
 
         waited = sorted(await waits(whole))
         assert len(waited) >= 300
         p99 = waited[int(len(waited) * 0.99)]
-        print(f"{len(waited)} tasks: p50 {waited[len(waited) // 2]:.3f} s, p99 {p99:.3f} s, longest {waited[-1]:.3f} s")
+        print(
+            f"{len(waited)} tasks: p50 {waited[len(waited) // 2]:.3f} s, p99 {p99:.3f} s, longest {waited[-1]:.3f} s"
+        )
         assert p99 <= P99_S
         assert await whole.violations(load.log) == []
 

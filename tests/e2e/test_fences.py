@@ -27,9 +27,9 @@ from tests.invariants.check import violations
 pytestmark = pytest.mark.xdist_group("whole-system")
 
 LEASE_S = 0.5
-RUNS, WORKERS = 60, 10
+RUNS, WORKERS = 40, 10
 EVERYTHING = """
-    SELECT array_agg(t::text ORDER BY t::text) AS rows FROM (
+    SELECT array_agg(to_jsonb(t)::text ORDER BY to_jsonb(t)::text) AS rows FROM (
         SELECT 'run' AS kind, to_jsonb(r) AS row FROM holdfast.run AS r
         UNION ALL SELECT 'event', to_jsonb(e) FROM holdfast.event AS e
         UNION ALL SELECT 'task', to_jsonb(k) FROM holdfast.task AS k
@@ -56,11 +56,15 @@ class Wire:
             await connection.close()
 
     async def started(self) -> None:
-        await self.rpc.call("start", m.Start(request_id="r", workflow_id="w", workflow_type="t", task_queue="q"))
+        await self.rpc.call(
+            "start", m.Start(request_id="r", workflow_id="w", workflow_type="t", task_queue="q")
+        )
 
     async def claimed(self, worker: str, *, activities: bool = False) -> m.Tasks:
         """Leased to *worker* as soon as there is anything. Without credit: nothing is pushed to it."""
-        claim = m.Claim(worker=worker, task_queue="q", workflow_slots=not activities, activity_slots=activities)
+        claim = m.Claim(
+            worker=worker, task_queue="q", workflow_slots=int(not activities), activity_slots=int(activities)
+        )
         return await until_ready(self.rpc, claim)
 
     async def report(self, report: Any) -> m.Reported:
@@ -118,14 +122,18 @@ async def test_a_late_result_of_an_activity_leaves_no_event(wire: Wire) -> None:
     (task,) = (await wire.claimed("B")).workflow_tasks
     schedule = c.ScheduleActivity(seq=1, name="a")
     await wire.report(
-        m.CompleteWorkflowTask(run_id=task.run_id, worker="B", fence=task.fence, seen_seq=1, commands=[schedule])
+        m.CompleteWorkflowTask(
+            run_id=task.run_id, worker="B", fence=task.fence, seen_seq=1, commands=[schedule]
+        )
     )
     (late,) = (await wire.claimed("A", activities=True)).activity_tasks
     await wire.lease_has_ended()
     before = await wire.everything()
 
     with pytest.raises(LeaseLost):
-        await wire.report(m.CompleteActivity(run_id=late.run_id, worker="A", seq=1, fence=late.fence, result=b'"late"'))
+        await wire.report(
+            m.CompleteActivity(run_id=late.run_id, worker="A", seq=1, fence=late.fence, result=b'"late"')
+        )
 
     assert await wire.everything() == before
     (newer,) = (await wire.claimed("B", activities=True)).activity_tasks

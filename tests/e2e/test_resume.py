@@ -35,7 +35,10 @@ async def test_another_worker_goes_on_and_side_effects_are_recorded_once(tmp_pat
         assert len(steps.read_text().splitlines()) == 1, "the step ran once, on the first worker"
         assert await by_process(whole, first.pids[0]) == ["double", "held"]
         assert await by_process(whole, second.pids[0]) == ["held", "double"]
-        history = [codec.decode_event(row["body"]) for row in await whole.fetch("SELECT body FROM holdfast.event ORDER BY seq")]
+        history = [
+            codec.decode_event(row["body"])
+            for row in await whole.fetch("SELECT body FROM holdfast.event ORDER BY seq")
+        ]
         assert [event.kind for event in history if isinstance(event, e.MarkerRecorded)] == ["side_effect"]
         attempts = [event.attempt for event in history if isinstance(event, e.ActivityCompleted)]
         assert attempts == [1, 2, 1]

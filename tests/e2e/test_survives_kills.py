@@ -117,7 +117,9 @@ async def feed_is_whole(whole: System, since: float) -> None:
     recorded = await whole.fetch(
         "SELECT run_id::text AS run_id, seq FROM holdfast.event WHERE recorded_at >= to_timestamp($1)", since
     )
-    missing = [(row["run_id"], row["seq"]) for row in recorded if row["seq"] not in feed.get(row["run_id"], ())]
+    missing = [
+        (row["run_id"], row["seq"]) for row in recorded if row["seq"] not in feed.get(row["run_id"], ())
+    ]
     assert missing == []
     assert len(recorded) > WORKFLOWS
     for run_id, numbers in feed.items():

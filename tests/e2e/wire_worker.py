@@ -19,7 +19,7 @@ from holdfast.wire import messages as m
 
 STEPS = 3
 SLOTS = 5
-LOOK_AGAIN_S = 0.05
+LOOK_AGAIN_S = 0.2
 
 Lease = tuple[str, int, int]
 """Run, number of the activity (0: the workflow task), fence."""
@@ -94,7 +94,11 @@ class WireWorker:
         seen = [event for event in page.events if event.seq <= task.head_seq]
         await asyncio.sleep(self._stall_s())
         report = m.CompleteWorkflowTask(
-            run_id=task.run_id, worker=self.name, fence=task.fence, seen_seq=task.head_seq, commands=wants(seen)
+            run_id=task.run_id,
+            worker=self.name,
+            fence=task.fence,
+            seen_seq=task.head_seq,
+            commands=wants(seen),
         )
         await self._rpc.call("report", report)
 

@@ -77,16 +77,16 @@ async def test_its_three_transactions_are_eight_statements(database: str) -> Non
         pool = await open_pool(database, size=1, name="costs")
         try:
             await pool.rows(PULSE)
-            counts, credits = pool.counts, Credits()
-            credits.hear(_credit(size))
+            counts, given = pool.counts, Credits()
+            given.hear(_credit(size))
             statements = counts.statements
 
             starts = [_start(number) for number in range(size)]
-            started = _outcomes(await _carry_out(pool, credits, starts))
+            started = _outcomes(await _carry_out(pool, given, starts))
             turns = [_first_turn(out, size) for out in started]
-            scheduled = _outcomes(await _carry_out(pool, credits, turns))
+            scheduled = _outcomes(await _carry_out(pool, given, turns))
             ends = [_second_turn(out, size) for out in scheduled]
-            ended = _outcomes(await _carry_out(pool, credits, ends))
+            ended = _outcomes(await _carry_out(pool, given, ends))
 
             assert [out.state.run.status for out in ended if out.state] == ["COMPLETED"] * size
             assert counts.statements - statements == 8
@@ -120,8 +120,8 @@ def _credit(size: int) -> Credit:
     return Credit("w", "main", QUEUE, size, size, time.monotonic())
 
 
-async def _carry_out(pool: Any, credits: Credits, changes: list[Change]) -> Committed:
-    return await transact(pool, credits, changes, lease_s=10.0, heard_now=time.monotonic())
+async def _carry_out(pool: Any, given: Credits, changes: list[Change]) -> Committed:
+    return await transact(pool, given, changes, lease_s=10.0, heard_now=time.monotonic())
 
 
 def _outcomes(committed: Committed) -> list[Outcome]:

@@ -94,7 +94,9 @@ async def test_a_start_that_lost_against_another_process_names_the_run_that_won(
 
 async def somebody_waits(sql: Any) -> None:
     """Return when another connection waits for this one's transaction."""
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid))"
+    waiting = (
+        "SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))"
+    )
     async with asyncio.timeout(5.0):
         while not await sql.fetchval(waiting):
             pass

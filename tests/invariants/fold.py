@@ -120,7 +120,11 @@ def _fold_run(is_: Expected, row: Row, event: Any) -> None:
             }
         case e.WorkflowTaskCompleted():
             is_.markers += 1
-            is_.run |= {"done_marker": row.seq, "done_head": row.seq + event.events, "task_failure_cause": None}
+            is_.run |= {
+                "done_marker": row.seq,
+                "done_head": row.seq + event.events,
+                "task_failure_cause": None,
+            }
         case e.WorkflowTaskFailed():
             is_.run["task_failure_cause"] = event.cause
         case e.SignalReceived():

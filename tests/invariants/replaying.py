@@ -6,11 +6,12 @@ when it answered, which must give exactly the events behind that marker.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from holdfast.converter import DataConverter
-from holdfast.sdk.definitions import WorkflowDefinition, must_define
+from holdfast.sdk.definitions import DEFINITION, WorkflowDefinition, must_define
 from holdfast.sdk.runtime import Identity, WorkflowRun
 from holdfast.wire import commands as c
 from holdfast.wire import events as e
@@ -22,6 +23,18 @@ def by_type(*workflows: Any) -> dict[str, WorkflowDefinition]:
     """The definitions of *workflows* under the names that histories have."""
     found = [must_define(workflow) for workflow in workflows]
     return {definition.name or "": definition for definition in found}
+
+
+def loaded() -> dict[str, WorkflowDefinition]:
+    """The definitions of all workflows that stand in the test modules of this process, under their names."""
+    found = {}
+    for name, module in list(sys.modules.items()):
+        if name.startswith("tests."):
+            for value in vars(module).values():
+                definition = getattr(value, DEFINITION, None)
+                if isinstance(definition, WorkflowDefinition) and definition.name is not None:
+                    found[definition.name] = definition
+    return found
 
 
 def departures(snapshot: Snapshot, definitions: Mapping[str, WorkflowDefinition]) -> Iterator[str]:
@@ -45,7 +58,7 @@ def departures(snapshot: Snapshot, definitions: Mapping[str, WorkflowDefinition]
         ]
         try:
             replay(definition, who, history)
-        except Exception as error:  # noqa: BLE001 - a broken history may break anything
+        except Exception as error:
             yield f"replay: run {run_id} of {run.workflow_type}: {type(error).__name__}: {error}"
 
 

@@ -63,7 +63,10 @@ async def specimen(stack: Stack, template: str) -> AsyncIterator[Specimen]:
     await programs.forget_connections()
     del os.environ[programs.EFFECTS_VARIABLE]
     rows = await fetch(url, "SELECT run_id::text AS run_id, seq, fence FROM e2e.effect")
-    runs = {row["workflow_id"]: row["id"] for row in await fetch(url, "SELECT workflow_id, run_id::text AS id FROM holdfast.run")}
+    runs = {
+        row["workflow_id"]: row["id"]
+        for row in await fetch(url, "SELECT workflow_id, run_id::text AS id FROM holdfast.run")
+    }
     yield Specimen(url, name, runs["closed"], runs["open"], [Effect(**dict(row)) for row in rows])
     await do(stack.postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
 
@@ -141,9 +144,11 @@ PLANTED = {
         SELECT run_id, now(), fence, 0, 1, namespace, task_queue FROM holdfast.run WHERE {OPEN}
     """,
     "batch_whole": add(e.WorkflowTaskCompleted(seen_seq=5, events=1)),
-    "command_once": add(e.WorkflowTaskCompleted(seen_seq=5, events=1)) + add(e.TimerStarted(seq=1, fire_at=0)),
+    "command_once": add(e.WorkflowTaskCompleted(seen_seq=5, events=1))
+    + add(e.TimerStarted(seq=1, fire_at=0)),
     "timer_early": f"UPDATE holdfast.timer SET fire_at = fire_at + interval '1 h' WHERE {of('closed')}",
-    "signal_dup": add(e.SignalReceived(name="x", request_id="r")) + add(e.SignalReceived(name="x", request_id="r")),
+    "signal_dup": add(e.SignalReceived(name="x", request_id="r"))
+    + add(e.SignalReceived(name="x", request_id="r")),
     "clock_monotonic": add(e.SignalReceived(name="x"), earlier_s=9),
     "ns_mix": f"UPDATE holdfast.task SET namespace = 'other' WHERE {of('open')}",
     "outbox_within_history": f"INSERT INTO holdfast.outbox (run_id, first_seq, last_seq) SELECT run_id, 1, 999 FROM holdfast.run WHERE {OPEN}",
@@ -218,11 +223,17 @@ async def test_what_the_clients_saw_is_held_against_the_database(specimen: Speci
     ]
     found = await violations(specimen.url, log=log)
 
-    assert {line.split(":")[0] for line in found} == {"start_lost", "signal_lost", "refused_but_applied"}
+    # Nobody works on the specimen: by now its ready task may be overdue, and rightly so.
+    kinds = {line.split(":")[0] for line in found} - {"dispatch_overdue"}
+    assert kinds == {"start_lost", "signal_lost", "refused_but_applied"}
 
 
 async def test_signals_out_of_order_are_found(copy: str, specimen: Specimen) -> None:
-    await do(copy, add(e.SignalReceived(name="x", request_id="second")) + add(e.SignalReceived(name="x", request_id="first")))
+    await do(
+        copy,
+        add(e.SignalReceived(name="x", request_id="second"))
+        + add(e.SignalReceived(name="x", request_id="first")),
+    )
 
     log = [
         Op(op="signal", run_id=specimen.open, key=key, outcome="ok", client_seq=number)
@@ -235,9 +246,13 @@ async def test_signals_out_of_order_are_found(copy: str, specimen: Specimen) -> 
 async def test_effects_are_held_against_the_leases(specimen: Specimen) -> None:
     one, *others = specimen.effects
 
-    assert any(line.startswith("effects_over") for line in await violations(specimen.url, effects=[one, *specimen.effects]))
+    assert any(
+        line.startswith("effects_over")
+        for line in await violations(specimen.url, effects=[one, *specimen.effects])
+    )
     assert any(line.startswith("effects_missing") for line in await violations(specimen.url, effects=others))
     later = Effect(run_id=one.run_id, seq=one.seq, fence=one.fence + 1)
     assert any(
-        line.startswith("effects_unearned") for line in await violations(specimen.url, effects=[later, *specimen.effects])
+        line.startswith("effects_unearned")
+        for line in await violations(specimen.url, effects=[later, *specimen.effects])
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from datetime import timedelta
 from typing import Any
 
@@ -202,7 +201,7 @@ async def test_workflow_code_that_calls_an_activity_wrongly_is_told_before_anyth
         ):
             try:
                 call()
-            except Exception as error:  # noqa: BLE001 - what it is is the subject
+            except Exception as error:
                 complaints.append(type(error).__name__)
         return complaints
 
@@ -223,7 +222,7 @@ async def test_a_worker_runs_no_more_threads_than_it_has_slots(env: WorkflowEnvi
         with lock:
             running += 1
             most = max(most, running)
-        time.sleep(0.001)
+        threading.Event().wait(0.001)
         with lock:
             running -= 1
 

@@ -121,9 +121,7 @@ async def test_waiting_for_the_cancellation_gives_what_the_activity_left(env: Wo
         await handle.signal("cancel")
         assert await handle.result() == [CANCELLED, ["CancelledError", "Activity cancelled"]]
 
-    (cancelled,) = [
-        e for e in (await handle.fetch_history()).events if e.event_type == "ActivityCancelled"
-    ]
+    (cancelled,) = [e for e in (await handle.fetch_history()).events if e.event_type == "ActivityCancelled"]
     assert cancelled.attributes["details"] == '["page",7]'
 
 
@@ -195,9 +193,7 @@ async def test_a_cancelled_activity_that_waits_for_its_retry_never_starts_again(
 
     @workflow.defn
     async def gives_up() -> list[list[Any]]:
-        handle = workflow.start_activity(
-            flaky, start_to_close_timeout=A_MINUTE, cancellation_type=WAIT
-        )
+        handle = workflow.start_activity(flaky, start_to_close_timeout=A_MINUTE, cancellation_type=WAIT)
         await workflow.sleep(timedelta(milliseconds=300))
         handle.cancel()
         try:
@@ -253,7 +249,7 @@ async def test_a_cancellation_reaches_an_activity_that_never_heartbeats_well_und
         began.set()
         try:
             while True:
-                time.sleep(0.005)
+                threading.Event().wait(0.005)
         finally:
             felt.append(time.monotonic())
 

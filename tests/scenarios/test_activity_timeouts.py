@@ -129,15 +129,16 @@ async def test_schedule_to_start_is_about_waiting_for_a_worker_and_is_not_retrie
     env: WorkflowEnvironment,
 ) -> None:
     flow = calling(
-        "endless", task_queue="nobody", schedule_to_start_timeout=seconds(0.2), start_to_close_timeout=A_MINUTE
+        "endless",
+        task_queue="nobody",
+        schedule_to_start_timeout=seconds(0.2),
+        start_to_close_timeout=A_MINUTE,
     )
 
     error = await failure(outcome(env, flow))
 
     assert isinstance(error, ActivityError)
-    assert told(error)[1:] == [
-        ["TimeoutError", "activity ScheduleToStart timeout", "SCHEDULE_TO_START", []]
-    ]
+    assert told(error)[1:] == [["TimeoutError", "activity ScheduleToStart timeout", "SCHEDULE_TO_START", []]]
     assert (error.activity_type, error.identity) == ("endless", "")
 
 
@@ -207,7 +208,7 @@ async def test_heartbeats_keep_a_long_activity_alive_also_in_a_thread(env: Workf
     def steady() -> int:
         for number in range(30):
             activity.heartbeat(number)
-            time.sleep(0.02)
+            threading.Event().wait(0.02)
         return activity.info().attempt
 
     flow = calling("steady", heartbeat_timeout=seconds(0.3), start_to_close_timeout=A_MINUTE)
@@ -226,7 +227,7 @@ async def test_an_activity_in_a_thread_that_overruns_is_interrupted_and_its_resu
             return "second"
         try:
             while True:
-                time.sleep(0.01)
+                threading.Event().wait(0.01)
         finally:
             interrupted.set()
 

@@ -67,9 +67,7 @@ async def test_locks_and_semaphores_keep_their_promises_over_activities(
                 await echo(index)
                 inside[index] -= 1
 
-        await asyncio.gather(
-            *(enter(0, lock) for _ in range(4)), *(enter(1, semaphore) for _ in range(6))
-        )
+        await asyncio.gather(*(enter(0, lock) for _ in range(4)), *(enter(1, semaphore) for _ in range(6)))
         return most
 
     assert await run(env, guarded, cached) == [1, 2]
@@ -235,7 +233,7 @@ async def test_a_failure_of_one_gathered_part_is_raised_once_and_the_others_go_o
 
         try:
             await asyncio.gather(echo("fail"), slow())
-        except Exception as error:  # noqa: BLE001 - what it is is the subject
+        except Exception as error:
             seen.append(type(error).__name__)
         await workflow.wait_condition(lambda: len(seen) == 2, timeout=30)
         return seen

@@ -151,9 +151,7 @@ def change() -> tuple[Any, Any]:
         @workflow.run
         async def run(self) -> list[Any]:
             first = await echo("a")
-            second = await workflow.execute_activity(
-                "audit", "new here", start_to_close_timeout=A_MINUTE
-            )
+            second = await workflow.execute_activity("audit", "new here", start_to_close_timeout=A_MINUTE)
             await workflow.wait_condition(lambda: self.may_end)
             return [first, second]
 

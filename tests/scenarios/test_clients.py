@@ -250,7 +250,7 @@ async def test_a_history_survives_json_and_compares_equal(env: WorkflowEnvironme
         await asyncio.sleep(0.01)
         try:
             await workflow.execute_activity("nope", schedule_to_start_timeout=seconds(0.05), task_queue="no")
-        except Exception:  # noqa: BLE001 - its event is wanted
+        except Exception:
             raise ApplicationError("end", {"x": 1}, type="End") from None
         return text
 
@@ -271,7 +271,7 @@ async def test_a_history_survives_json_and_compares_equal(env: WorkflowEnvironme
 
 
 async def test_a_result_may_be_waited_for_by_many_and_again_later(env: WorkflowEnvironment) -> None:
-    handle = await env.client.start_workflow(ends, "shared", id="waited", task_queue=QUEUE)
+    await env.client.start_workflow(ends, "shared", id="waited", task_queue=QUEUE)
     async with await Client.connect(env.nats_url) as other:
         waiting = [
             asyncio.create_task(client.get_workflow_handle_for(ends, "waited").result())
@@ -296,7 +296,9 @@ async def test_a_caller_that_stops_waiting_disturbs_nobody(env: WorkflowEnvironm
         assert await other == "kept"
 
 
-async def test_execute_workflow_by_name_and_with_options_gives_typed_results(env: WorkflowEnvironment) -> None:
+async def test_execute_workflow_by_name_and_with_options_gives_typed_results(
+    env: WorkflowEnvironment,
+) -> None:
     @workflow.defn(name="makes date")
     async def makes() -> datetime:
         return datetime(2024, 1, 1, tzinfo=UTC)

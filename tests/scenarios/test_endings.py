@@ -57,7 +57,11 @@ async def test_a_cancelled_sleep_raises_and_the_run_ends_as_cancelled(env: Workf
 
     assert told(error) == [["CancelledError", "Workflow cancelled"]]
     assert (await handle.describe()).status == WorkflowExecutionStatus.CANCELED
-    assert (await event_types(handle))[-3:] == ["WorkflowTaskCompleted", "TimerCancelled", "WorkflowCancelled"]
+    assert (await event_types(handle))[-3:] == [
+        "WorkflowTaskCompleted",
+        "TimerCancelled",
+        "WorkflowCancelled",
+    ]
 
 
 async def test_clean_up_may_wait_for_activities_and_timers(env: WorkflowEnvironment) -> None:
@@ -272,9 +276,7 @@ async def test_declared_exceptions_fail_the_workflow_instead_of_its_task(env: Wo
     async def by_worker() -> None:
         raise LookupError("declared at the worker")
 
-    async with worker(
-        env.client, by_workflow, by_worker, workflow_failure_exception_types=[LookupError]
-    ):
+    async with worker(env.client, by_workflow, by_worker, workflow_failure_exception_types=[LookupError]):
         first = await failure(env.client.execute_workflow(by_workflow, id="first", task_queue=QUEUE))
         second = await failure(env.client.execute_workflow(by_worker, id="second", task_queue=QUEUE))
 
@@ -291,19 +293,19 @@ async def test_every_way_to_end_is_told_to_a_second_client_too(env: WorkflowEnvi
             await asyncio.sleep(1000)
         return how
 
-    from holdfast import Client  # noqa: PLC0415
+    from holdfast import Client
 
     async with await Client.connect(env.nats_url) as other:
         async with worker(env.client, ends):
             waiting = {}
             for id, how in (("ok", "ok"), ("no", "fails"), ("cancel", "waits"), ("end", "waits")):
                 await env.client.start_workflow(ends, how, id=id, task_queue=QUEUE)
-                waiting[id] = asyncio.create_task(
-                    other.get_workflow_handle_for(ends, id).result(), name=id
-                )
+                waiting[id] = asyncio.create_task(other.get_workflow_handle_for(ends, id).result(), name=id)
             await env.client.get_workflow_handle("cancel").cancel()
             await env.client.get_workflow_handle("end").terminate("d", reason="r")
-            ended = dict(zip(waiting, await asyncio.gather(*waiting.values(), return_exceptions=True), strict=True))
+            ended = dict(
+                zip(waiting, await asyncio.gather(*waiting.values(), return_exceptions=True), strict=True)
+            )
 
     assert ended.pop("ok") == "ok"
     causes = {}

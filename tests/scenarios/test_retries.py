@@ -13,7 +13,17 @@ from holdfast import activity, workflow
 from holdfast.common import RetryPolicy
 from holdfast.exceptions import ActivityError, ApplicationError, ApplicationErrorCategory, RetryState
 from holdfast.testing import WorkflowEnvironment
-from tests.scenarios.stage import A_MINUTE, AT_ONCE, ONCE, event_types, failure, outcome, seconds, told, worker
+from tests.scenarios.stage import (
+    A_MINUTE,
+    AT_ONCE,
+    ONCE,
+    event_types,
+    failure,
+    outcome,
+    seconds,
+    told,
+    worker,
+)
 
 
 class Flaky:
@@ -205,7 +215,9 @@ async def test_an_error_that_the_workflow_raises_is_its_failure(
 ) -> None:
     @workflow.defn
     async def fails(number: int) -> None:
-        error = ApplicationError(f"failed {number}", number, type="Mine", category=ApplicationErrorCategory.BENIGN)
+        error = ApplicationError(
+            f"failed {number}", number, type="Mine", category=ApplicationErrorCategory.BENIGN
+        )
         if number == 1:
             raise error
         raise error from ValueError("because")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from datetime import timedelta
 from typing import Any
 
@@ -23,7 +24,7 @@ async def test_a_sleep_never_ends_early_and_time_moves_with_it(env: WorkflowEnvi
             at.append(workflow.time())
         await asyncio.sleep(0.05)
         at.append(workflow.time())
-        return [later - earlier for earlier, later in zip(at, at[1:], strict=False)]
+        return [later - earlier for earlier, later in itertools.pairwise(at)]
 
     gaps = await outcome(env, sleeps)
 
@@ -134,7 +135,7 @@ async def test_wait_for_of_ported_code_works_both_ways(env: WorkflowEnvironment)
         seen = [await wait_for(value(0.01), timeout=10)]
         try:
             await wait_for(value(60), timeout=0.02)
-        except asyncio.TimeoutError as error:
+        except TimeoutError as error:
             seen.append(type(error).__name__)
         return seen
 
@@ -154,7 +155,7 @@ async def test_a_condition_with_a_timeout_ends_both_ways(env: WorkflowEnvironmen
                 try:
                     await workflow.wait_condition(lambda: self.count >= wanted, timeout=timeout)  # noqa: B023
                     seen.append("true")
-                except asyncio.TimeoutError:
+                except TimeoutError:
                     seen.append("timeout")
             return seen
 
@@ -210,7 +211,7 @@ async def test_fifty_races_of_a_signal_and_a_timer_each_end_in_one_way_only(env:
         async def run(self) -> str:
             try:
                 await workflow.wait_condition(lambda: self.is_told, timeout=0.1)
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 await asyncio.sleep(0)
                 return "timer"
             return "signal"
@@ -224,7 +225,7 @@ async def test_fifty_races_of_a_signal_and_a_timer_each_end_in_one_way_only(env:
         await asyncio.sleep(0.07 + number / 1000)
         try:
             await handle.signal(Close.tell)
-        except Exception:  # noqa: BLE001 - it may be closed already
+        except Exception:
             return await handle.result()
         return await handle.result()
 

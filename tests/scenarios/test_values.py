@@ -185,7 +185,7 @@ async def test_details_of_an_error_come_back_as_values(env: WorkflowEnvironment)
     async def reads() -> Any:
         try:
             await detailed()
-        except Exception as error:  # noqa: BLE001 - what it is is the subject
+        except Exception as error:
             assert isinstance(error.__cause__, ApplicationError)
             return list(error.__cause__.details)
 

@@ -46,7 +46,8 @@ async def test_two_workers_share_a_queue_and_nothing_is_done_twice(env: Workflow
     options = {"activities": [count], "max_concurrent_activities": 5}
     async with worker(env.client, fans_out, **options), worker(other, fans_out, **options):
         handles = [
-            await env.client.start_workflow(fans_out, f"{n}", id=f"f-{n}", task_queue=QUEUE) for n in range(20)
+            await env.client.start_workflow(fans_out, f"{n}", id=f"f-{n}", task_queue=QUEUE)
+            for n in range(20)
         ]
         await asyncio.gather(*(handle.result() for handle in handles))
     await other.close()
@@ -73,9 +74,7 @@ async def test_a_worker_that_comes_late_takes_over_what_waited_for_its_activitie
 ) -> None:
     @workflow.defn
     async def elsewhere() -> int:
-        return await workflow.execute_activity(
-            echo, 5, task_queue="late", start_to_close_timeout=A_MINUTE
-        )
+        return await workflow.execute_activity(echo, 5, task_queue="late", start_to_close_timeout=A_MINUTE)
 
     async with worker(env.client, elsewhere):
         handle = await env.client.start_workflow(elsewhere, id="elsewhere", task_queue=QUEUE)

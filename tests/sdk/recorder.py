@@ -97,7 +97,9 @@ class Recorder:
         """Record *commands* of a turn that saw the history up to *seen_seq*."""
         left = [event for event in map(self._effect, commands) if event is not None]
         now = self.run.loop.now
-        self.happen(e.WorkflowTaskCompleted(seen_seq=seen_seq, events=len(left), now=now, build_id=self.build_id))
+        self.happen(
+            e.WorkflowTaskCompleted(seen_seq=seen_seq, events=len(left), now=now, build_id=self.build_id)
+        )
         marker = self.head
         for event in left:
             self.happen(event)

@@ -291,7 +291,7 @@ def test_the_default_converters_are_shared() -> None:
 def _raised(error: BaseException, cause: BaseException | None = None) -> BaseException:
     try:
         raise error from cause
-    except BaseException as caught:  # noqa: BLE001 - whatever the test raises
+    except BaseException as caught:
         return caught
 
 

@@ -462,7 +462,7 @@ def test_closing_ends_suspended_code_without_letting_it_ask_for_anything(
             try:
                 async with asyncio.timeout(1):
                     await asyncio.gather(child("c"), child("d"))
-            except Exception:  # noqa: BLE001 - as users do
+            except Exception:
                 cleaned.append("caught")
             finally:
                 asyncio.create_task(child("e"))  # noqa: RUF006 - it never runs

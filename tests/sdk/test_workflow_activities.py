@@ -115,7 +115,7 @@ def test_arguments_that_have_no_encoding_fail_at_the_call_and_schedule_nothing(b
     async def code() -> str:
         try:
             await workflow.execute_activity("a", object())
-        except Exception as error:  # noqa: BLE001 - its type is the claim
+        except Exception as error:
             return f"{type(error).__name__}"
         return "?"
 
@@ -277,7 +277,7 @@ def test_a_timeout_around_an_activity(begin: Start, way: Any, ended: str) -> Non
         try:
             async with asyncio.timeout(5):
                 await way()
-        except Exception as error:  # noqa: BLE001 - its type is the claim
+        except Exception as error:
             return type(error).__name__
         return "went on"
 

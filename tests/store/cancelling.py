@@ -36,7 +36,7 @@ class CancelAt:
                 task.cancel()
             try:
                 value = yield waiting
-            except BaseException as error:  # noqa: BLE001 - thrown on into the coroutine
+            except BaseException as error:
                 send = lambda error=error: steps.throw(error)  # noqa: E731
             else:
                 send = lambda value=value: steps.send(value)  # noqa: E731
@@ -57,7 +57,7 @@ async def every_wait(
         async def run(cancelling: CancelAt = cancelling, outcome: Any = outcome) -> None:
             try:
                 await cancelling
-            except BaseException as error:  # noqa: BLE001 - looked at by the test
+            except BaseException as error:
                 outcome.append(error)
             else:
                 outcome.append(None)

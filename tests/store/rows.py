@@ -54,7 +54,7 @@ class Sql:
     async def until(self, text: str, *args: Any) -> None:
         """Return once the statement gives true: for what happens inside Postgres, of which no event tells."""
         async with asyncio.timeout(PATIENCE_S):
-            while not await self.one(text, *args):  # noqa: ASYNC110
+            while not await self.one(text, *args):
                 await asyncio.sleep(0.005)
 
 

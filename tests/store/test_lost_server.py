@@ -47,14 +47,6 @@ async def own_pool(own_stack: Stack, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
     await pool.close()
 
 
-def kill(stack: Stack) -> None:
-    """Kill -9 of the server and all its backends."""
-    assert stack.postgres.pid is not None
-    server = psutil.Process(stack.postgres.pid)
-    for process in [*server.children(recursive=True), server]:
-        process.send_signal(signal.SIGKILL)
-
-
 @contextmanager
 def frozen(stack: Stack) -> Iterator[None]:
     """Every process of the server stopped: connections stay open, the kernel acknowledges, nobody answers."""
@@ -80,7 +72,7 @@ async def test_a_server_that_was_killed_and_came_back_is_found_again(
 ) -> None:
     await write(own_pool)
 
-    kill(own_stack)
+    await own_stack.postgres.kill()
     with pytest.raises(Unavailable):
         await own_pool.rows(ONE)
     await own_stack.postgres.start()

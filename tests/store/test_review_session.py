@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import asyncpg
 import pytest
@@ -13,6 +13,9 @@ import pytest_asyncio
 from holdfast.exceptions import OutcomeUnknown, Unavailable
 from holdfast.store import migrate, tasks
 from holdfast.store.session import Pool, Statement, open_pool
+
+# Of the sessions that wait for this one. Unlike pg_stat_activity this is looked up anew within a transaction.
+WAITING = "FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))"
 
 
 @pytest_asyncio.fixture
@@ -23,25 +26,46 @@ async def pool(database: str) -> AsyncIterator[Pool]:
     await opened.close()
 
 
-async def test_a_process_that_stood_still_inside_a_transaction_hears_that_it_is_gone(
-    database: str, pool: Pool
+@pytest_asyncio.fixture
+async def other(database: str) -> AsyncIterator[Any]:
+    """Another connection."""
+    connection = await asyncpg.connect(database)
+    yield connection
+    await connection.close()
+
+
+async def until(connection: Any, is_so: str, *args: object) -> None:
+    """Return when the answer to this query is neither null nor zero."""
+    async with asyncio.timeout(5.0):
+        while not await connection.fetchval(is_so, *args):
+            pass
+
+
+async def test_a_process_that_idled_too_long_inside_a_transaction_hears_that_it_is_gone(
+    pool: Pool, other: Any
 ) -> None:
-    # Postgres ends a transaction that idles for five seconds. Its word for that was not among those for a
-    # lost connection: a process that was stopped for a moment and went on fell over it.
-    with pytest.raises(Unavailable):
+    # Postgres ends such a transaction after five seconds: a process that was stopped and goes on meets this.
+    async def idle() -> None:
         async with pool.transaction() as session:
+            pid = await session._connection.fetchval("SELECT pg_backend_pid()")
             await session.run(Statement("SET LOCAL idle_in_transaction_session_timeout = 50"))
-            time.sleep(0.3)  # noqa: ASYNC251 - the process stands still
-            await tasks.pulse(session)  # type: ignore[arg-type]
+            await until(other, "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = $1", pid)
+            await session.run(Statement("DELETE FROM request"))
+
+    with pytest.raises(Unavailable):
+        await idle()
     assert (await tasks.pulse(pool)).next_timer_s is None
 
 
-async def test_a_database_that_takes_no_writes_is_unavailable(database: str, pool: Pool) -> None:
+async def test_a_database_that_takes_no_writes_is_unavailable(pool: Pool) -> None:
     # As after a failover, when the old address answers with a standby.
-    with pytest.raises(Unavailable):
+    async def write() -> None:
         async with pool.transaction() as session:
             await session.run(Statement("SET TRANSACTION READ ONLY"))
             await session.run(Statement("DELETE FROM request"))
+
+    with pytest.raises(Unavailable):
+        await write()
     assert (await tasks.pulse(pool)).next_timer_s is None
 
 
@@ -52,52 +76,36 @@ async def test_a_database_that_does_not_exist_yet_is_unavailable(database: str) 
     await pool.close()
 
 
-async def test_asking_for_missing_migrations_survives_a_server_that_goes_away(database: str) -> None:
+async def test_asking_for_missing_migrations_survives_a_server_that_goes_away(
+    database: str, other: Any
+) -> None:
     # The question is asked while the service starts, when Postgres may be restarting as well.
-    connection = await asyncpg.connect(database)
-    async with connection.transaction():
-        await connection.execute("LOCK TABLE holdfast.migration")
+    async with other.transaction():
+        await other.execute("LOCK TABLE holdfast.migration")
         asked = asyncio.create_task(migrate.pending(database))
-        await end_whoever_waits(connection)
-    with pytest.raises(Unavailable):
-        await asked
-    await connection.close()
+        await until(other, f"SELECT count(pg_terminate_backend(pid)) {WAITING}")
+        with pytest.raises(Unavailable):
+            await asked
 
 
-async def end_whoever_waits(connection: asyncpg.Connection) -> None:
-    """End the session that waits for this one."""
-    end = (
-        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
-        "WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid))"
-    )
-    async with asyncio.timeout(5.0):
-        while not await connection.fetchval(end):
-            pass
-
-
-async def test_a_claim_cut_off_in_the_middle_leaves_the_pool_whole(database: str, pool: Pool) -> None:
-    connection = await asyncpg.connect(database)
-    async with connection.transaction():
-        await connection.execute("LOCK TABLE holdfast.task")
+async def test_a_claim_cut_off_in_the_middle_leaves_the_pool_whole(pool: Pool, other: Any) -> None:
+    async with other.transaction():
+        await other.execute("LOCK TABLE holdfast.task")
         claim = asyncio.create_task(tasks.claim_workflows(pool, "main", "q", "w", 1, 10.0))
-        waiting = "SELECT count(*) FROM pg_stat_activity WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid))"
-        async with asyncio.timeout(5.0):
-            while not await connection.fetchval(waiting):
-                pass
+        await until(other, f"SELECT count(*) {WAITING}")
         claim.cancel()
         with pytest.raises(asyncio.CancelledError):
             await claim
-    await connection.close()
     assert await tasks.claim_workflows(pool, "main", "q", "w", 1, 10.0) == []
 
 
-async def test_a_commit_whose_answer_is_lost_may_have_happened(database: str, pool: Pool) -> None:
-    killer = await asyncpg.connect(database)
-    with pytest.raises(OutcomeUnknown):
+async def test_a_commit_whose_answer_is_lost_may_have_happened(pool: Pool, other: Any) -> None:
+    async def cut_before_the_commit() -> None:
         async with pool.transaction() as session:
             pid = await session._connection.fetchval("SELECT pg_backend_pid()")
-            await killer.execute("SELECT pg_terminate_backend($1)", pid)
-            while await killer.fetchval("SELECT count(*) FROM pg_stat_activity WHERE pid = $1", pid):
-                pass
-    await killer.close()
+            await other.execute("SELECT pg_terminate_backend($1)", pid)
+            await until(other, "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = $1", pid)
+
+    with pytest.raises(OutcomeUnknown):
+        await cut_before_the_commit()
     assert (await tasks.pulse(pool)).next_timer_s is None

@@ -190,7 +190,7 @@ async def test_idle_connections_that_were_cut_are_replaced_unnoticed(pool: Pool,
     pid = (await pool.rows(PID))[0].n
     await kill(sql, pid)
     async with asyncio.timeout(5):
-        while pool._pool.get_idle_size():  # noqa: ASYNC110 - asyncpg tells nobody that it noticed
+        while pool._pool.get_idle_size():
             await asyncio.sleep(0)
 
     assert (await pool.rows(PID))[0].n != pid

@@ -20,6 +20,7 @@ from holdfast.wire import messages as m
 
 PAGE_EVENTS = 1_000
 PAGE_BYTES = 1024 * 1024
+PAGES_BYTES = 4 * PAGE_BYTES
 
 
 async def assigned_tasks(
@@ -115,14 +116,11 @@ def claimed_activity_tasks(claimed: Sequence[tasks.ClaimedActivity], lease_s: fl
 
 
 async def read_pages(pool: Pool, asked: Sequence[tuple[str, int, int]]) -> dict[str, list[e.HistoryEvent]]:
-    """The first page of each (run, after, upto), cut at about 1 MiB."""
+    """The first page of each (run, after, upto), cut at about 1 MiB, and nothing of those for which there is no room."""
     pages: dict[str, list[Any]] = {run_id: [] for run_id, _, _ in asked}
-    sizes: dict[str, int] = dict.fromkeys(pages, 0)
-    for row in await views.read_events(pool, asked, PAGE_EVENTS):
-        # One event larger than a page still goes.
-        if sizes[row.run_id] > PAGE_BYTES:
-            continue
-        sizes[row.run_id] += len(row.body)
+    for row in await views.read_events(
+        pool, asked, limit=PAGE_EVENTS, run_bytes=PAGE_BYTES, total_bytes=PAGES_BYTES
+    ):
         pages[row.run_id].append(e.StoredEvent(row.seq, row.recorded_at, msgspec.Raw(row.body)))
     return cast(dict[str, list[e.HistoryEvent]], pages)
 

@@ -19,7 +19,11 @@ ROLE = "feed"
 PAGE = 500
 TTL_S = 10.0
 LINGER_S = 0.02
+PAGE_BYTES = 16 * 1024 * 1024
+EVENTS_MAX = 50_000
 HEADER_ROOM_BYTES = 16 * 1024
+NAMES_BYTES = 12 * 1024
+Message = tuple[str, bytes, dict[str, str]]
 LIFECYCLE = frozenset({"WorkflowStarted", *(kind.__name__ for kind in e.CLOSING)})
 
 
@@ -43,12 +47,12 @@ class Relay:
         engine.metrics.outbox_rows.set(len(owed))
         if not owed:
             return 0
-        messages = await self._messages([row for row in owed if row.feed != "off"])
+        messages, settled = await self._messages(owed)
         if messages:
             await engine.bus.publish_acked(messages)
-        await outbox.delete_owed(engine.pool, [row.id for row in owed], ROLE, engine.name, self._epoch or 0)
+        await outbox.delete_owed(engine.pool, settled, ROLE, engine.name, self._epoch or 0)
         engine.metrics.events_published.inc(len(messages))
-        return len(owed)
+        return len(settled)
 
     def idle_s(self) -> float:
         """The relay sleeps until a commit or the clock's pulse wakes it."""
@@ -68,35 +72,69 @@ class Relay:
         self._held_until = asked_at + TTL_S / 2
         return True
 
-    async def _messages(self, owed: list[outbox.Owed]) -> list[tuple[str, bytes, dict[str, str]]]:
-        rows = await views.read_events(
-            self._engine.pool, [(row.run_id, row.first_seq - 1, row.last_seq) for row in owed], PAGE * 10
+    async def _messages(self, owed: list[outbox.Owed]) -> tuple[list[Message], list[int]]:
+        """The messages for as many of *owed*, from the front, as may be held at once, and the ids of these."""
+        room_bytes = self._engine.bus.max_payload_bytes - HEADER_ROOM_BYTES
+        told = [row for row in owed if row.feed != "off"]
+        events = await views.read_events(
+            self._engine.pool,
+            [(row.run_id, row.first_seq - 1, row.last_seq) for row in told],
+            limit=EVENTS_MAX,
+            run_bytes=room_bytes,
+            total_bytes=PAGE_BYTES,
         )
-        by_run: dict[str, dict[int, views.EventRow]] = {}
-        for event in rows:
-            by_run.setdefault(event.run_id, {})[event.seq] = event
-        messages = []
+        by_place = {(event.run_id, event.seq): event for event in events}
+        messages: list[Message] = []
+        settled: list[int] = []
         for row in owed:
-            found = [by_run[row.run_id][seq] for seq in range(row.first_seq, row.last_seq + 1)]
-            names = [event.type for event in found]
-            if row.feed == "lifecycle":
-                kept = [(event, name) for event, name in zip(found, names, strict=True) if name in LIFECYCLE]
-                found, names = [event for event, _ in kept], [name for _, name in kept]
-            if not found:
-                continue
-            headers = {
-                "Nats-Msg-Id": f"{row.run_id}:{row.first_seq}",
-                "Holdfast-Run": row.run_id,
-                "Holdfast-Events": ",".join(names),
-            }
-            subject = subjects.event(row.namespace, row.workflow_type, row.workflow_id)
-            body = _body(found)
-            if len(body) > self._engine.bus.max_payload_bytes - HEADER_ROOM_BYTES:
-                # Larger than the broker takes: the reader is told which events these are, and reads them by number.
-                headers["Holdfast-Omitted"] = f"{row.first_seq}-{row.last_seq}"
-                body = _body([])
-            messages.append((subject, body, headers))
-        return messages
+            if row.feed != "off":
+                places = [(row.run_id, seq) for seq in range(row.first_seq, row.last_seq + 1)]
+                found = [by_place[place] for place in places if place in by_place]
+                is_whole = len(found) == len(places)
+                if not is_whole and settled:
+                    # More than may be held at once: the first of the next page.
+                    break
+                if is_whole:
+                    message = _message(row, [event.type for event in found], found, room_bytes)
+                else:
+                    # Larger than a page, or purged.
+                    names = await views.event_types(
+                        self._engine.pool, row.run_id, row.first_seq, row.last_seq
+                    )
+                    message = _message(row, names, None, room_bytes)
+                if message is not None:
+                    messages.append(message)
+            settled.append(row.id)
+        return messages, settled
+
+
+def _message(
+    row: outbox.Owed, names: list[str], found: list[views.EventRow] | None, room_bytes: int
+) -> Message | None:
+    """The message of one run and transaction, with *found* or, if that is None or too large, without its events.
+
+    None if there is nothing to tell.
+    """
+    if row.feed == "lifecycle":
+        names = [name for name in names if name in LIFECYCLE]
+        found = None if found is None else [event for event in found if event.type in LIFECYCLE]
+    if not names:
+        return None
+    listed = ",".join(names)
+    if len(listed) > NAMES_BYTES:
+        # Each once: a stream takes no larger headers, and who waits for a name still finds it.
+        listed = ",".join(dict.fromkeys(names))
+    headers = {
+        "Nats-Msg-Id": f"{row.run_id}:{row.first_seq}",
+        "Holdfast-Run": row.run_id,
+        "Holdfast-Events": listed,
+    }
+    body = _body(found or [])
+    if found is None or len(body) > room_bytes:
+        # Larger than the broker takes: the reader is told which events these are, and reads them by number.
+        headers["Holdfast-Omitted"] = f"{row.first_seq}-{row.last_seq}"
+        body = _body([])
+    return subjects.event(row.namespace, row.workflow_type, row.workflow_id), body, headers
 
 
 def _body(events: list[views.EventRow]) -> bytes:

@@ -34,6 +34,10 @@ class LoopClosed(BaseException):
     """Unwinds code of a run that is being dropped. Not an `Exception`, so that user code lets it pass."""
 
 
+NOT_OF_USERS = (LoopClosed, KeyboardInterrupt, GeneratorExit)
+"""What passes through users' code without coming from it; all else that it raises, `Exception` or not, is its own."""
+
+
 class ForbiddenInWorkflow(RuntimeError):
     """Workflow code asked its event loop for something that cannot be replayed."""
 

@@ -41,7 +41,7 @@ from holdfast.exceptions import CancelledError, FailureError, Invalid, is_cancel
 from holdfast.sdk import activities, signals, tracing
 from holdfast.sdk.activities import ActivityHandle, ActivityOptions, Converter
 from holdfast.sdk.definitions import WorkflowDefinition
-from holdfast.sdk.loop import LoopClosed, Timer, new_loop
+from holdfast.sdk.loop import NOT_OF_USERS, LoopClosed, Timer, new_loop
 from holdfast.sdk.replay import (
     Activation,
     HistoryGap,
@@ -311,7 +311,9 @@ class WorkflowRun:
                 if is_true():
                     waiter.set_result(None)
                     continue
-            except Exception as error:  # noqa: BLE001 - the condition is the user's
+            except NOT_OF_USERS:
+                raise
+            except BaseException as error:  # noqa: BLE001 - the condition is the user's
                 waiter.set_exception(error)
                 continue
             kept.append(condition)
@@ -370,7 +372,9 @@ def _instantiate(run: WorkflowRun) -> None:
     cls = run.definition.cls
     try:
         run.instance = cls(*run.args if run.definition.takes_input else ()) if cls is not None else None
-    except Exception as error:  # noqa: BLE001 - __init__ is the user's
+    except NOT_OF_USERS:
+        raise
+    except BaseException as error:  # noqa: BLE001 - __init__ is the user's
         run.raised(error)
 
 
@@ -386,7 +390,9 @@ async def _main(run: WorkflowRun) -> None:
         else:
             result = await definition.run_fn(*run.args)
         run.returned(result)
-    except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001 - the run function is the user's
+    except NOT_OF_USERS:
+        raise
+    except BaseException as error:  # noqa: BLE001 - the run function is the user's
         run.raised(error)
 
 
@@ -443,7 +449,8 @@ def _needed(run: WorkflowRun, events: Sequence[HistoryEvent], head_seq: int) -> 
     """Those of *events* that *run* has not seen. Raises `HistoryGap` if some are missing."""
     first, last = (events[0].seq, events[-1].seq) if events else (head_seq + 1, head_seq)
     expected = run.seen_seq + 1
-    if first > expected or last < head_seq:
+    # A head behind what the code has seen is an old one, read just before a commit: the code cannot go back.
+    if first > expected or last < head_seq or head_seq < run.seen_seq:
         raise HistoryGap(
             f"run {run.identity.run_id}: given events {first} to {last} of {head_seq}, expected them "
             f"from {expected} on: close the run and read its history from the start"

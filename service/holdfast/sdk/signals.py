@@ -7,7 +7,6 @@ stop a run for good; it stays in the history.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import warnings
 from collections.abc import Callable, Mapping
@@ -17,7 +16,7 @@ from holdfast.common import RawValue
 from holdfast.exceptions import Invalid
 from holdfast.sdk.activities import Converter
 from holdfast.sdk.definitions import HandlerUnfinishedPolicy, SignalDefinition
-from holdfast.sdk.loop import WorkflowLoop
+from holdfast.sdk.loop import NOT_OF_USERS, WorkflowLoop
 from holdfast.wire import events as e
 from holdfast.wire import payloads
 
@@ -122,14 +121,18 @@ def _deliver(run: Receiver, handler: SignalDefinition, event: e.SignalReceived) 
 def _call(run: Receiver, handler: SignalDefinition, args: list[Any]) -> None:
     try:
         _bound(run, handler)(*args)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - the handler is the user's
+    except NOT_OF_USERS:
+        raise
+    except BaseException as error:  # noqa: BLE001 - the handler is the user's
         run.raised(error)
 
 
 async def _run(run: Receiver, handler: SignalDefinition, args: list[Any], number: int) -> None:
     try:
         await _bound(run, handler)(*args)
-    except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001 - the handler is the user's
+    except NOT_OF_USERS:
+        raise
+    except BaseException as error:  # noqa: BLE001 - the handler is the user's
         run.raised(error)
     finally:
         run.signals.running.pop(number, None)

@@ -39,6 +39,8 @@ from holdfast.sdk.worker_workflows import WorkflowTasks
 from holdfast.wire import messages as m
 from holdfast.wire import payloads
 
+WAIT_S = 1.0
+"""How long an activity may wait for a slot here; then another worker may have one."""
 STUBBORN_S = 5.0
 """How long a cancelled activity may take to end when the worker stops; then it is left behind."""
 
@@ -90,8 +92,15 @@ class ActivityTasks:
         self._leases.occupy()
         if len(self._running) >= self._settings.max_activities:
             self._waiting.append(task)
+            self._loop.call_later(WAIT_S, self._give_up, task)
         else:
             self._start(task)
+
+    def _give_up(self, task: m.ActivityTask) -> None:
+        if task in self._waiting:
+            self._waiting.remove(task)
+            self._leases.vacate()
+            self._crew.spawn(self._settle(outcomes.given_back(self._settings, task)))
 
     def request_cancel(self, lease: m.Lease) -> None:
         """The service wants this activity to stop."""
@@ -168,7 +177,9 @@ class ActivityTasks:
         except (asyncio.CancelledError, CancelledError) as error:
             why = attempt.context.cancellation_details
             report = outcomes.cancelled(self._settings, self._leases, attempt.task, error, why)
-        except Exception as error:  # noqa: BLE001 - user code runs here
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 - user code runs here; should it exit, that ends this attempt only
             if _is_ours(attempt):
                 report = outcomes.failed(self._settings, self._leases, attempt.task, error)
         self._end(attempt)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
 import msgspec
@@ -10,6 +11,9 @@ from holdfast.wire.messages import Lease
 
 Key = tuple[str, int]
 """A run and a command's number; 0 is the run's workflow task."""
+
+
+ENDED_MAX = 10_000
 
 
 class Held(msgspec.Struct):
@@ -29,6 +33,8 @@ class Leases:
 
     def __init__(self, workflow_slots: int, activity_slots: int, on_free: Callable[[], None]) -> None:
         self._held: dict[Key, Held] = {}
+        # The fences of what was settled lately: a message that comes twice, or late, must not begin it anew.
+        self._ended: OrderedDict[Key, int] = OrderedDict()
         self._workflow_slots = workflow_slots
         self._activity_slots = activity_slots
         self._on_free = on_free
@@ -47,10 +53,10 @@ class Leases:
         return 0 if self.is_closed else max(self._activity_slots - self._activities, 0)
 
     def take(self, run_id: str, seq: int, fence: int, lease_s: float, now: float) -> bool:
-        """Note a lease; False if it is held already, or an older one than is held: then there is nothing to do."""
+        """Note a lease; False if it, or a newer one of the task, is held or settled already: there is nothing to do."""
         key = run_id, seq
         held = self._held.get(key)
-        if held is not None and held.fence >= fence:
+        if (held is not None and held.fence >= fence) or self._ended.get(key, -1) >= fence:
             return False
         if held is None and seq == 0:
             self._workflow_tasks += 1
@@ -64,6 +70,10 @@ class Leases:
         if held is None or held.fence != fence:
             return
         del self._held[key]
+        self._ended[key] = fence
+        self._ended.move_to_end(key)
+        if len(self._ended) > ENDED_MAX:
+            self._ended.popitem(last=False)
         if seq == 0:
             self._workflow_tasks -= 1
             self._on_free()

@@ -12,6 +12,8 @@ from holdfast.wire import messages as m
 
 FIRST_S = 3.0
 RETRY_S = 1.0
+ANSWER_S = 2.0
+"""How long an answer is waited for: an unheard heartbeat must be repeated before the leases run out."""
 
 
 async def beat(
@@ -27,9 +29,12 @@ async def beat(
         await asyncio.sleep(next_s)
         due = leases.due(loop.time())
         try:
-            answer: m.WorkerAnswer = await settings.rpc.once("heartbeat", heartbeat(settings, leases, due))
-        except HoldfastError as error:
-            log.debug("the worker's heartbeat could not be delivered: %s", error)
+            async with asyncio.timeout(ANSWER_S):
+                answer: m.WorkerAnswer = await settings.rpc.once(
+                    "heartbeat", heartbeat(settings, leases, due)
+                )
+        except (HoldfastError, TimeoutError) as error:
+            log.debug("the worker's heartbeat could not be delivered: %s", error or "no answer")
             next_s = RETRY_S
             continue
         next_s = answer.next_s

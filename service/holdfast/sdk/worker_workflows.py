@@ -184,6 +184,9 @@ class WorkflowTasks:
             )
             self._leases.drop(task.run_id, 0, task.fence)
             return
+        if not self._leases.holds(m.Lease(task.run_id, 0, task.fence)):
+            # Lost meanwhile; the run may be here again under a newer lease.
+            return
         # What came after the task was made belongs to the next one.
         self._work(task, None, [event for event in events if event.seq <= task.head_seq])
 

@@ -368,8 +368,18 @@ PULSE = Query(
         extract(epoch FROM (
             SELECT t.fire_at FROM timer AS t WHERE t.state = 0 ORDER BY t.fire_at LIMIT 1
         ) - now())::float8 AS next_timer_s,
-        EXISTS (SELECT FROM task AS t WHERE t.worker IS NULL AND t.seq = 0)
-            OR EXISTS (SELECT FROM task AS t WHERE t.worker IS NULL AND t.seq > 0) AS has_waiting,
+        -- In the order of the index: a mere EXISTS may read the table instead, all of it if every task is leased.
+        coalesce(
+            (
+                SELECT true FROM task AS t WHERE t.worker IS NULL AND t.seq = 0
+                ORDER BY t.namespace, t.task_queue, t.ready_at LIMIT 1
+            ),
+            (
+                SELECT true FROM task AS t WHERE t.worker IS NULL AND t.seq > 0
+                ORDER BY t.namespace, t.task_queue, t.ready_at LIMIT 1
+            ),
+            false
+        ) AS has_waiting,
         extract(epoch FROM now() - (SELECT o.created_at FROM outbox AS o ORDER BY o.id LIMIT 1))::float8 AS oldest_owed_s
     """,
     Pulse,

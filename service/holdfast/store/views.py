@@ -96,6 +96,13 @@ class Name(msgspec.Struct, kw_only=True):
     feed: str
 
 
+class TypeName(msgspec.Struct, kw_only=True):
+    """The type of an event."""
+
+    name: str
+
+
+# A body is looked at only if it goes: the size of a large one is known without reading it.
 READ_EVENTS = Query(
     """
     SELECT
@@ -104,31 +111,72 @@ READ_EVENTS = Query(
         extract(epoch FROM e.recorded_at)::float8 AS recorded_at,
         e.type,
         e.body
-    FROM unnest($1::uuid[], $2::int[], $3::int[]) AS asked (run_id, after, upto)
-    CROSS JOIN LATERAL (
-        SELECT e.run_id, e.seq, e.recorded_at, e.type, e.body
-        FROM event AS e
-        WHERE e.run_id = asked.run_id AND e.seq > asked.after AND e.seq <= asked.upto
-        ORDER BY e.seq
-        LIMIT $4
+    FROM (
+        SELECT
+            asked.position,
+            e.*,
+            sum(e.size) OVER (ORDER BY asked.position, e.seq ROWS UNBOUNDED PRECEDING) - e.size AS bytes_before
+        FROM unnest($1::uuid[], $2::int[], $3::int[]) WITH ORDINALITY AS asked (run_id, after, upto, position)
+        CROSS JOIN LATERAL (
+            SELECT
+                e.run_id,
+                e.seq,
+                e.recorded_at,
+                e.type,
+                e.body,
+                octet_length(e.body) AS size,
+                sum(octet_length(e.body)) OVER (ORDER BY e.seq ROWS UNBOUNDED PRECEDING)
+                    - octet_length(e.body) AS own_bytes_before
+            FROM event AS e
+            WHERE e.run_id = asked.run_id AND e.seq > asked.after AND e.seq <= asked.upto
+            ORDER BY e.seq
+            LIMIT $4
+        ) AS e
+        WHERE e.own_bytes_before <= $5
     ) AS e
-    ORDER BY e.run_id, e.seq
+    WHERE e.bytes_before <= $6
+    ORDER BY e.position, e.seq
     """,
     EventRow,
 )
 
 
 async def read_events(
-    pool: Pool | Session, asked: Sequence[tuple[str, int, int]], limit: int
+    pool: Pool | Session,
+    asked: Sequence[tuple[str, int, int]],
+    *,
+    limit: int,
+    run_bytes: int,
+    total_bytes: int,
 ) -> list[EventRow]:
-    """The events of each (run, after, upto), at most *limit* per run, in order."""
+    """The events of each (run, after, upto), in order: at most *limit* of each, and none behind so many bytes of
+    each or of all. An event that is larger than that goes all the same if it is the first.
+    """
     return await pool.rows(
         READ_EVENTS,
         [run_id for run_id, _, _ in asked],
         [after for _, after, _ in asked],
         [upto for _, _, upto in asked],
         limit,
+        run_bytes,
+        total_bytes,
     )
+
+
+EVENT_TYPES = Query(
+    """
+    SELECT e.type AS name
+    FROM event AS e
+    WHERE e.run_id = $1::uuid AND e.seq BETWEEN $2::int AND $3::int
+    ORDER BY e.seq
+    """,
+    TypeName,
+)
+
+
+async def event_types(pool: Pool, run_id: str, first_seq: int, last_seq: int) -> list[str]:
+    """The types of these events, in order."""
+    return [row.name for row in await pool.rows(EVENT_TYPES, run_id, first_seq, last_seq)]
 
 
 FIND_RUN = Query(

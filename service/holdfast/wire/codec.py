@@ -172,6 +172,7 @@ def _check_report(request: Any) -> None:
     # Number 0 stands for the workflow task; there is no activity of that number.
     match request:
         case m.CompleteWorkflowTask():
+            _check_moment("now", request.now)
             _check_named(request.commands)
         case m.FailWorkflowTask():
             _check_choice("cause", request.cause, TASK_FAILURE_CAUSES)
@@ -180,6 +181,7 @@ def _check_report(request: Any) -> None:
             _check_number("seq of the activity", request.seq, 1)
             check_payload(f"result of activity {request.seq}", request.result)
             if request.turn is not None:
+                _check_moment("now of the turn", request.turn.now)
                 _check_named(request.turn.commands)
         case m.FailActivity():
             _check_number("seq of the activity", request.seq, 1)
@@ -267,6 +269,12 @@ def check_payload(field: str, text: bytes, *, is_array: bool = False) -> None:
     except _BROKEN as error:
         kind = "a JSON array" if is_array else "JSON"
         raise Invalid(f"{field} ({len(text)} bytes) is not {kind}: {error}") from None
+
+
+def _check_moment(field: str, epoch_s: float) -> None:
+    """A time that code was told: every replay is told it again, so it must be one."""
+    if not 0 <= epoch_s < 253_402_300_800:
+        raise Invalid(f"{field} is {epoch_s}: expected epoch seconds before the year 10000")
 
 
 def _check_details(field: str, text: bytes) -> None:
