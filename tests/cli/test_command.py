@@ -25,7 +25,6 @@ from holdfast.exceptions import (
 from tests.cli.processes import command, environment
 
 
-
 def test_help_loads_nothing_that_takes_long() -> None:
     """What keeps it below 100 ms: times depend on the machine, imports do not."""
     heavy = {

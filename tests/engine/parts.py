@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
-from typing import Any
+from typing import Any, Self
 
+from holdfast.bus import Bus, Msg
 from holdfast.core.requests import Ask
 from holdfast.engine.dispatch import Credit
 from holdfast.engine.engine import Engine
@@ -13,7 +15,7 @@ from holdfast.engine.verbs import VERBS, request_hash
 from holdfast.store.journal import Address
 from holdfast.wire import commands as c
 from holdfast.wire import messages as m
-from tests.store.rows import Sql
+from tests.store.rows import PATIENCE_S, Sql
 
 QUEUE = "q"
 _numbers = itertools.count(1)
@@ -65,6 +67,33 @@ class Parts:
             self.namespace,
             workflow_id,
         )
+
+
+class Heard:
+    """What is said on a subject from now on."""
+
+    def __init__(self) -> None:
+        self.messages: list[Msg] = []
+        self._news = asyncio.Event()
+
+    @classmethod
+    async def on(cls, bus: Bus, subject: str) -> Self:
+        """Listens for certain when this returns."""
+        heard = cls()
+        await bus.subscribe(subject, heard._hear).ready()
+        return heard
+
+    def _hear(self, message: Msg) -> None:
+        self.messages.append(message)
+        self._news.set()
+
+    async def next(self) -> Msg:
+        """The oldest message that was not looked at, once there is one."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not self.messages:
+                self._news.clear()
+                await self._news.wait()
+        return self.messages.pop(0)
 
 
 def start_of(workflow_id: str = "order-1", **fields: Any) -> m.Start:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 
+import asyncpg
+
 from holdfast.bus import Msg
 from holdfast.sdk.rpc import Rpc
 from holdfast.testing import WorkflowEnvironment
 from holdfast.wire import codec, subjects
 from holdfast.wire import commands as c
+from holdfast.wire import events as e
 from holdfast.wire import messages as m
+from holdfast.wire.failures import Failure
 from tests.engine.by_hand import Hand, hand, is_alive
 
 MIB = 1024 * 1024
@@ -103,3 +107,27 @@ async def test_answers_that_one_message_cannot_hold_are_told_to_ask_again(env: W
     pages: list[m.HistoryPage] = await asyncio.gather(*asked)
     assert [page.run_id for page in pages] == [run.run_id for run in runs]
     assert all(len(page.events) == 1 for page in pages)
+
+
+async def test_a_huge_failure_of_workflow_code_is_kept_in_history_and_told_in_short_beside_the_run(
+    env: WorkflowEnvironment, database: str
+) -> None:
+    # It lay whole in the run's own row, to be read and written again with every change of the run.
+    by = hand(env)
+    started = await by.start()
+    task = await by.one_task()
+    failure = Failure(message="boom" * MIB, stack="line\n" * 100_000, cause=Failure(message="why" * MIB))
+    report = m.FailWorkflowTask(
+        run_id=task.run_id, worker=by.worker, fence=task.fence, cause="unhandled_failure", failure=failure
+    )
+    await by.ask("report", report)
+    connection = await asyncpg.connect(database)
+    size = await connection.fetchval("SELECT octet_length(task_failure) FROM holdfast.run")
+    await connection.close()
+    assert size < 100_000
+    described: m.Description = await by.ask("describe", m.Describe(workflow_id=started.workflow_id))
+    assert described.task_failure is not None
+    assert described.task_failure.message.startswith("boomboom")
+    page: m.HistoryPage = await by.ask("history", m.History(workflow_id=started.workflow_id))
+    (recorded,) = [event.event for event in page.events if isinstance(event.event, e.WorkflowTaskFailed)]
+    assert recorded.failure == failure

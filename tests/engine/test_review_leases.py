@@ -135,3 +135,23 @@ def test_what_is_known_of_workers_that_are_gone_is_forgotten() -> None:
     known.forget_silent(now=99.0 + CREDIT_S)
     assert list(known._by_worker) == [("main", "w99")]
     assert list(known._by_queue) == [("main", "elsewhere")]
+
+
+async def test_what_was_claimed_and_could_not_be_told_is_ready_again_at_once(
+    env: WorkflowEnvironment, database: str, sql: Any
+) -> None:
+    # The lease was committed, the history could not be read, the worker heard of an error: the task was
+    # nobody's for ten seconds.
+    by = hand(env)
+    started = await by.start()
+    waiting = "FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))"
+    async with asyncio.timeout(5.0):
+        async with sql.transaction():
+            await sql.execute("LOCK TABLE event")
+            claim = asyncio.create_task(by.claim(workflows=1))
+            while not await sql.fetchval(f"SELECT count(pg_terminate_backend(pid)) {waiting}"):
+                pass
+        tasks = (await claim).workflow_tasks
+        while not tasks:
+            tasks = (await by.claim(workflows=1)).workflow_tasks
+    assert [task.run_id for task in tasks] == [started.run_id]

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 
 import pytest
 
+from holdfast import app
+from holdfast.config import Config
+from holdfast.core.requests import ExpireTask
 from holdfast.engine.batching import Batcher
+from holdfast.engine.transact import Change
 from holdfast.exceptions import OutcomeUnknown, Unavailable
 
 
@@ -52,3 +57,28 @@ async def test_a_batch_that_is_cut_off_may_have_been_carried_out() -> None:
     writer.cancel()
     with pytest.raises(OutcomeUnknown):
         await future
+
+
+async def test_a_process_that_ends_by_a_bug_does_not_wait_for_work_that_nobody_does(
+    database: str, nats_url: str
+) -> None:
+    # It drained what its writers had left, but they were gone: ten seconds without service before it
+    # could be started again.
+    async def bug() -> None:
+        raise ZeroDivisionError
+
+    async def life() -> None:
+        config = Config(postgres_url=database, nats_url=nats_url, drain_s=60.0)
+        async with app.running(config) as parts:
+            await parts.is_serving.wait()
+            parts.engine.spawner.spawn(bug())
+            with contextlib.suppress(ExceptionGroup):
+                await parts.watch()
+            parts.engine.changes.submit(Change("main", ExpireTask(1), run_id=RUN))
+
+    with pytest.raises(ExceptionGroup):
+        async with asyncio.timeout(15.0):
+            await life()
+
+
+RUN = "01234567-89ab-7cde-8f01-23456789abcd"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Any
 
 from holdfast import activity, workflow
@@ -72,15 +71,12 @@ async def test_seven_hundred_steps_in_a_row_are_2000_events_and_replay(env: Work
             while (await handle.describe()).history_length < 2102:
                 pass
     await handle.signal("open")
-    began = time.monotonic()
     async with worker(env.client, Long, activities=[double]):
         assert await handle.result() == 700 * 699
-    took_s = time.monotonic() - began
 
     events = (await handle.fetch_history()).events
     assert len(events) > 2000
     assert [event.event_id for event in events] == list(range(1, len(events) + 1))
-    assert took_s < 10
 
 
 async def test_two_thousand_events_are_read_in_pages_of_any_size(env: WorkflowEnvironment) -> None:

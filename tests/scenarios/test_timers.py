@@ -29,7 +29,7 @@ async def test_a_sleep_never_ends_early_and_time_moves_with_it(env: WorkflowEnvi
     gaps = await outcome(env, sleeps)
 
     for gap, delay in zip(gaps, (0.1, 0.05, 0.05), strict=True):
-        assert delay <= gap < delay + 1
+        assert delay <= gap < delay + 2
 
 
 async def test_timers_fire_in_the_order_of_their_times(env: WorkflowEnvironment) -> None:

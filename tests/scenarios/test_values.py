@@ -14,7 +14,7 @@ import pytest
 from holdfast import activity, workflow
 from holdfast.exceptions import ApplicationError
 from holdfast.testing import WorkflowEnvironment
-from tests.scenarios.stage import outcome
+from tests.scenarios.stage import QUEUE, outcome, worker
 
 T = TypeVar("T")
 
@@ -77,67 +77,83 @@ CART = Cart(
     pair=(7, "seven"),
 )
 
-VALUES: list[tuple[str, Any, Any]] = [
-    ("None", type(None), None),
-    ("true", bool, True),
-    ("big integer", int, 2**63 - 1),
-    ("negative integer", int, -(2**63)),
-    ("float", float, 0.1),
-    ("whole float", float, 3.0),
-    ("empty text", str, ""),
-    ("odd text", str, "ünï🙂\u2028\x7f\"'\\"),
-    ("bytes", bytes, b"\x00\xff raw"),
-    ("list", list[int], [3, 1, 2]),
-    ("nested lists", list[list[str | None]], [["a", None], []]),
-    ("dict", dict[str, list[int]], {"a": [1], "": []}),
-    ("dict with integer keys", dict[int, str], {1: "one", -2: "two"}),
-    ("tuple", tuple[int, str], (1, "a")),
-    ("endless tuple", tuple[int, ...], (1, 2, 3)),
-    ("set", set[str], {"a", "b"}),
-    ("integer enum", Size, Size.LARGE),
-    ("text enum", Colour, Colour.BLUE),
-    ("plain enum", Plain, Plain.ONE),
-    ("list of enums", list[Size], [Size.SMALL, Size.LARGE]),
-    ("optional there", Line | None, Line("tea", Size.SMALL)),
-    ("optional missing", Line | None, None),
-    ("nested dataclass", Cart, CART),
-    ("generic dataclass", Box[Line], Box(Line("x", Size.SMALL))),
-    ("struct", Point, Point(1, 2, "here")),
-    ("list of structs", list[Point], [Point(1), Point(2)]),
-    ("named tuple", Pair, Pair(1, "r")),
-    ("typed dict", Loose, {"name": "n", "at": datetime(2020, 1, 1, tzinfo=UTC)}),
-    ("literal", Literal["yes", "no"], "yes"),
-    ("moment", datetime, datetime(2024, 5, 6, 7, 8, 9, tzinfo=UTC)),
-    ("naive moment", datetime, datetime(2024, 5, 6, 7, 8, 9)),  # noqa: DTZ001 - users have such
-    ("date", date, date(2024, 2, 29)),
-    ("duration", timedelta, timedelta(days=2, microseconds=5)),
-    ("uuid", UUID, UUID("12345678-1234-5678-1234-567812345678")),
-    ("anything", Any, {"deep": [1, {"er": None}]}),
-]
+VALUES: dict[str, list[tuple[Any, Any]]] = {
+    "plain": [
+        (type(None), None),
+        (bool, True),
+        (int, 2**63 - 1),
+        (int, -(2**63)),
+        (float, 0.1),
+        (float, 3.0),
+        (str, ""),
+        (str, "ünï🙂\u2028\x7f\"'\\"),
+        (bytes, b"\x00\xff raw"),
+        (Any, {"deep": [1, {"er": None}]}),
+    ],
+    "collections": [
+        (list[int], [3, 1, 2]),
+        (list[list[str | None]], [["a", None], []]),
+        (dict[str, list[int]], {"a": [1], "": []}),
+        (dict[int, str], {1: "one", -2: "two"}),
+        (tuple[int, str], (1, "a")),
+        (tuple[int, ...], (1, 2, 3)),
+        (set[str], {"a", "b"}),
+    ],
+    "enums": [
+        (Size, Size.LARGE),
+        (Colour, Colour.BLUE),
+        (Plain, Plain.ONE),
+        (list[Size], [Size.SMALL, Size.LARGE]),
+        (Literal["yes", "no"], "yes"),
+    ],
+    "structures": [
+        (Line | None, Line("tea", Size.SMALL)),
+        (Line | None, None),
+        (Cart, CART),
+        (Box[Line], Box(Line("x", Size.SMALL))),
+        (Point, Point(1, 2, "here")),
+        (list[Point], [Point(1), Point(2)]),
+        (Pair, Pair(1, "r")),
+        (Loose, {"name": "n", "at": datetime(2020, 1, 1, tzinfo=UTC)}),
+    ],
+    "times": [
+        (datetime, datetime(2024, 5, 6, 7, 8, 9, tzinfo=UTC)),
+        (datetime, datetime(2024, 5, 6, 7, 8, 9)),  # noqa: DTZ001 - users have such
+        (date, date(2024, 2, 29)),
+        (timedelta, timedelta(days=2, microseconds=5)),
+        (UUID, UUID("12345678-1234-5678-1234-567812345678")),
+    ],
+}
 
 
-@pytest.mark.parametrize(("kind", "value"), [v[1:] for v in VALUES], ids=[v[0] for v in VALUES])
-async def test_a_value_survives_client_workflow_and_activity(
-    env: WorkflowEnvironment, kind: Any, value: Any
-) -> None:
-    seen: list[Any] = []
+@pytest.mark.parametrize("group", VALUES)
+async def test_a_value_survives_client_workflow_and_activity(env: WorkflowEnvironment, group: str) -> None:
+    seen: list[list[Any]] = [[] for _ in VALUES[group]]
 
-    async def work(given: Any) -> Any:
-        seen.append(given)
-        return given
+    def carriers(number: int, kind: Any) -> tuple[Any, Any]:
+        async def work(given: Any) -> Any:
+            seen[number].append(given)
+            return given
 
-    async def flow(given: Any) -> Any:
-        seen.append(given)
-        return await work_activity(given)
+        async def flow(given: Any) -> Any:
+            seen[number].append(given)
+            return await defined(given)
 
-    for fn in (work, flow):
-        fn.__annotations__.update({"given": kind, "return": kind})
-    work_activity = activity.defn(work)
+        for fn in (work, flow):
+            fn.__annotations__.update({"given": kind, "return": kind})
+        defined = activity.defn(name=f"work-{number}")(work)
+        return workflow.defn(name=f"flow-{number}")(flow), defined
 
-    result = await outcome(env, workflow.defn(flow), value, activities=[work_activity])
+    made = [carriers(number, kind) for number, (kind, _) in enumerate(VALUES[group])]
+    async with worker(env.client, *(flow for flow, _ in made), activities=[work for _, work in made]):
+        for number, (_, value) in enumerate(VALUES[group]):
+            flow = made[number][0]
+            result = await env.client.execute_workflow(flow, value, id=f"{number}", task_queue=QUEUE)
+            seen[number].append(result)
 
-    assert [*seen, result] == [value] * 3
-    assert {type(each) for each in [*seen, result]} == {type(value)}
+    for (_, value), found in zip(VALUES[group], seen, strict=True):
+        assert found == [value] * 3
+        assert {type(each) for each in found} == {type(value)}
 
 
 async def test_a_struct_reaches_code_of_today_although_an_older_sender_left_a_field_out(

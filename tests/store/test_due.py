@@ -134,6 +134,30 @@ async def test_a_lapsed_task_says_whose_it_was(pool: Pool, sql: Sql) -> None:
     assert sorted(found.values(), key=str) == [None, "w1"]
 
 
+@pytest.mark.parametrize(
+    ("fields", "is_found"),
+    [
+        ("lease_until = now()", False),
+        ("close_by = now()", True),
+        ("start_to_close_s = 1.0, leased_at = now() - interval '2 s'", True),
+        ("heartbeat_s = 1.0, heartbeat_at = now() - interval '2 s'", True),
+        ("start_to_close_s = 60.0", False),
+        ("worker = NULL, start_by = now()", True),
+    ],
+)
+async def test_while_leases_are_spared_only_an_activitys_own_limits_are_found(
+    pool: Pool, sql: Sql, fields: str, is_found: bool
+) -> None:
+    """Otherwise a thousand silent workers would hide every real timeout behind them."""
+    run_id = await start(pool)
+    await turn(pool, run_id, schedule(1))
+    await tasks.claim_activities(pool, "main", QUEUE, "w1", 1, LEASE_S)
+    await sql(f"UPDATE task SET deadline = now(), {fields}")
+
+    assert len(await tasks.due_tasks(pool, 10)) == 1
+    assert bool(await tasks.due_tasks(pool, 10, spare_leases=True)) is is_found
+
+
 # -- the sweep ------------------------------------------------------------------------------
 
 

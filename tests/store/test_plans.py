@@ -146,12 +146,16 @@ async def test_the_sweep_jumps_from_queue_to_queue(crowded: Sql) -> None:
     assert pages(plan) < 3_000, pages(plan)
 
 
-async def test_looking_for_what_is_due_reads_only_that(crowded: Sql) -> None:
-    for due in (tasks.DUE_TASKS, tasks.DUE_TIMERS):
-        plan = await plan_of(crowded, due, 1_000)
+@pytest.mark.parametrize(
+    ("due", "args"),
+    [(tasks.DUE_TASKS, (1_000,)), (tasks.DUE_TIMEOUTS, (1_000,)), (tasks.DUE_TIMERS, (1_000,))],
+    ids=["tasks", "tasks but for leases", "timers"],
+)
+async def test_looking_for_what_is_due_reads_only_that(crowded: Sql, due: Any, args: tuple[Any, ...]) -> None:
+    plan = await plan_of(crowded, due, *args)
 
-        assert scans(plan) == set()
-        assert pages(plan) < 100, pages(plan)
+    assert scans(plan) == set()
+    assert pages(plan) < 100, pages(plan)
 
 
 READS: dict[str, tuple[Query[Any] | Statement, tuple[Any, ...]]] = {

@@ -99,7 +99,7 @@ def test_any_bytes_are_a_value_or_invalid(name: str, data: bytes) -> None:
     "name", ["request start", "request report", "response claim", "HistoryEvent", "Failure"]
 )
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_damaged_messages_are_a_value_or_invalid(name: str, data: st.DataObject) -> None:
     """One byte changed, a piece cut out, or the end missing."""
     whole = codec.encode(data.draw(values(KINDS[name])))

@@ -12,7 +12,7 @@ import msgspec
 
 from holdfast.bus import REQUEST_INTAKE, Bus, Intake, Msg
 from holdfast.engine.engine import Engine
-from holdfast.engine.fitting import LARGE_BYTES, REST_BYTES
+from holdfast.engine.fitting import LARGE_BYTES, REST_BYTES, leases_of
 from holdfast.engine.verbs import VERBS, fitted
 from holdfast.exceptions import HoldfastError, OutcomeUnknown
 from holdfast.wire import codec, subjects
@@ -101,7 +101,7 @@ def _that_fit(
             # A report that comes again is told what its worker holds; a claim is not.
             tasks: m.Tasks = codec.decode(answer.value, m.Tasks)
             worker: str = codec.decode(item, kind).worker
-            engine.give_back(namespace, worker, [*tasks.workflow_tasks, *tasks.activity_tasks])
+            engine.give_back(namespace, worker, leases_of(tasks))
         fits.append(
             failed(OutcomeUnknown("the answers that share this message are too large for it: ask again"))
         )

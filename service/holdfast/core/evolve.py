@@ -13,9 +13,12 @@ from holdfast.core import facts as f
 from holdfast.core import state as s
 from holdfast.wire import codec
 from holdfast.wire import events as e
+from holdfast.wire.failures import Failure
 
 STICKY_S = 5.0
 """How long a ready workflow task is kept for the worker that has the run in its cache."""
+FAILURE_BYTES = 64 * 1024
+"""How much of a failure stands beside the run."""
 PROGRESS_S = 10.0
 """How long a lease lasts at most after its activity told its progress; the worker's own heartbeat goes on extending it."""
 
@@ -280,13 +283,22 @@ def _fail_workflow_task(state: s.RunState, fact: f.TaskAttemptFailed) -> None:
     _unlease(task, fact.ready_at)
     task.attempt += 1
     run = state.run
-    run.task_failure = codec.encode(fact.failure)
+    run.task_failure = _in_short(fact.failure)
     run.task_failure_cause = fact.cause
     run.sticky_worker = None
     if run.status == s.PENDING:
         run.status = s.RUNNING
     state.is_touched = True
     _touch_task(state, 0)
+
+
+def _in_short(failure: Failure) -> bytes:
+    """*failure* as the run's row keeps it; the row is read and written with every change, the event keeps it whole."""
+    encoded = codec.encode(failure)
+    if len(encoded) <= FAILURE_BYTES:
+        return encoded
+    message, stack = failure.message[: FAILURE_BYTES // 8], failure.stack[-FAILURE_BYTES // 8 :]
+    return codec.encode(Failure(message=message, kind=failure.kind, type=failure.type, stack=stack))
 
 
 def _fail_attempt(state: s.RunState, fact: f.AttemptFailed) -> None:

@@ -147,7 +147,8 @@ class RunState(msgspec.Struct, kw_only=True):
 
     `activities`, `tasks` and `timers` hold the rows that the batch's requests name (and those it
     opened), by `seq`; the workflow task is `tasks.get(0)`. `events` are the new ones,
-    numbered from `first_new_seq`. The `touched_…` sets say what `record` must write.
+    numbered from `first_new_seq`. The `touched_…` sets say what `record` must write. `claim_only` are
+    new activities that no answer may bring.
     """
 
     run: Run
@@ -168,6 +169,7 @@ class RunState(msgspec.Struct, kw_only=True):
     touched_timers: set[int] = set()
     opened_timers: set[int] = set()
     cancel_pushes: list[Task] = []
+    claim_only: set[int] = set()
 
     @property
     def task(self) -> Task | None:

@@ -22,7 +22,8 @@ STEP_MAX = 1_000
 RESCUE_AFTER_S = 0.25
 """A task that stayed ready this long was missed by its hint, or its queue is behind."""
 
-
+SPARED_S = 5.0
+"""Workers try to be back every second; longer than this, what a dead one held would wait too long after an outage."""
 REQUESTS_KEPT_S = 48 * 3600.0
 FORGET_EVERY_S = 600.0
 FORGET_MAX = 5_000
@@ -84,8 +85,9 @@ class Clock:
 
     @property
     def _spares_leases(self) -> bool:
-        """Workers that cannot reach us are not dead: after the bus is back they get a lease's time to say so."""
-        return not self._was_up or time.monotonic() - self._bus_up_since < self._engine.lease_s
+        """Workers that cannot reach us are not dead: after the bus is back they get some time to say so."""
+        spared_s = min(self._engine.lease_s, SPARED_S)
+        return not self._was_up or time.monotonic() - self._bus_up_since < spared_s
 
     async def _fire_timers(self) -> int:
         due = await tasks.due_timers(self._engine.pool, STEP_MAX)
@@ -96,8 +98,8 @@ class Clock:
         )
 
     async def _expire(self) -> int:
-        due = await tasks.due_tasks(self._engine.pool, STEP_MAX)
         spare = self._spares_leases
+        due = await tasks.due_tasks(self._engine.pool, STEP_MAX, spare_leases=spare)
         handled = await self._decide(
             [Change(task.namespace, ExpireTask(task.seq, spare), run_id=task.run_id) for task in due]
         )

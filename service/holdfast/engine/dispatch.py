@@ -131,7 +131,7 @@ def assign(
         reporter = reporters.get(run.run_id)
         for seq in sorted(state.opened_tasks):
             task = state.tasks[seq]
-            if task.worker is not None or task.ready_at > now + 0.001:
+            if task.worker is not None or task.ready_at > now + 0.001 or seq in state.claim_only:
                 continue
             credit = _taker(state, task, reporter, credits, heard_now)
             if credit is None:

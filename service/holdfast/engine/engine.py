@@ -17,7 +17,7 @@ from holdfast.core import state as s
 from holdfast.engine import answers
 from holdfast.engine.batching import Batcher
 from holdfast.engine.dispatch import Assigned, Credits
-from holdfast.engine.fitting import AnyTask, pushes
+from holdfast.engine.fitting import pushes
 from holdfast.engine.loops import Spawner
 from holdfast.engine.outcomes import Outcomes
 from holdfast.engine.transact import Change, Committed, CommitUnknown, Outcome, is_retry, transact
@@ -216,9 +216,9 @@ class Engine:
             if changes:
                 await asyncio.sleep(TAKE_BACK_AGAIN_S)
 
-    def give_back(self, namespace: str, worker: str, tasks: Iterable[AnyTask]) -> None:
-        """*tasks* were leased to *worker*, and no message to it can hold them."""
-        releases = [_release(namespace, worker, task) for task in tasks]
+    def give_back(self, namespace: str, worker: str, leases: Iterable[m.Lease]) -> None:
+        """*worker* will not hear of *leases*."""
+        releases = [_release(namespace, worker, lease) for lease in leases]
         if releases:
             self.spawner.spawn(self._take_back(releases))
 
@@ -277,11 +277,11 @@ def _releases(items: Iterable[Assigned]) -> dict[tuple[str, int], Change]:
     for item in items:
         task = item.state.tasks.get(item.seq)
         if task is not None:
-            found[task.run_id, task.seq] = _release(item.namespace, item.worker, task)
+            lease = m.Lease(task.run_id, task.seq, task.fence)
+            found[task.run_id, task.seq] = _release(item.namespace, item.worker, lease)
     return found
 
 
-def _release(namespace: str, worker: str, task: s.Task | AnyTask) -> Change:
-    seq = 0 if isinstance(task, m.WorkflowTask) else task.seq
-    report = m.ReleaseTask(run_id=task.run_id, worker=worker, seq=seq, fence=task.fence)
-    return Change(namespace, report, run_id=task.run_id)
+def _release(namespace: str, worker: str, lease: m.Lease) -> Change:
+    report = m.ReleaseTask(run_id=lease.run_id, worker=worker, seq=lease.seq, fence=lease.fence)
+    return Change(namespace, report, run_id=lease.run_id)

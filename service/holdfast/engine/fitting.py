@@ -18,7 +18,6 @@ LARGE_BYTES: Final = 256 * 1024
 REST_BYTES: Final = 64 * 1024
 """What a message needs beside the answer: the frame around it."""
 
-AnyTask = m.WorkflowTask | m.ActivityTask
 Carrier = TypeVar("Carrier", bound=m.Tasks | m.Reported)
 
 
@@ -47,6 +46,12 @@ def pushes(tasks: list[m.WorkflowTask], room_bytes: int) -> list[tuple[bytes, li
     if half:
         return [*pushes(tasks[:half], room_bytes), *pushes(tasks[half:], room_bytes)]
     return pushes([_without_history(task) for task in tasks], room_bytes)
+
+
+def leases_of(answer: m.Tasks) -> list[m.Lease]:
+    """What the tasks of *answer* are leased under."""
+    workflow_tasks = [m.Lease(task.run_id, 0, task.fence) for task in answer.workflow_tasks]
+    return [*workflow_tasks, *(m.Lease(task.run_id, task.seq, task.fence) for task in answer.activity_tasks)]
 
 
 def _without_histories(answer: Carrier) -> Carrier:

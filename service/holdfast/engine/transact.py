@@ -168,6 +168,7 @@ class _Batch:
                 self.refused_over[len(self.outcomes)] = opened.run.run_id
             return error
         self._apply(state, decision)
+        state.claim_only.update(_not_eager(change.request))
         if change.reporter is not None and decision.facts:
             self.reporters[state.run.run_id] = change.reporter
             self.last_report[state.run.run_id] = len(self.outcomes)
@@ -249,7 +250,8 @@ class _Batch:
         if newest is not None and newest.is_open and may_end:
             existing = self.locked[newest.run_id]
             ended = m.Terminate(
-                request_id=f"{start.request_id}/terminate-existing",
+                # Of this run's own: one start's request id may stand for starts of several workflow ids.
+                request_id=f"{newest.run_id}/terminate-existing",
                 workflow_id=start.workflow_id,
                 reason="replaced by a new start of the same workflow id",
                 identity=start.identity,
@@ -324,6 +326,16 @@ def _named(changes: Sequence[Change]) -> tuple[list[tuple[str, int]], list[tuple
             case FireTimer():
                 timers.append((run_id, request.seq))
     return activities, timers
+
+
+def _not_eager(request: Request) -> list[int]:
+    """The activities that the request schedules and that its answer must not bring."""
+    commands: list[c.AnyCommand] = []
+    if isinstance(request, m.CompleteWorkflowTask):
+        commands = request.commands
+    elif isinstance(request, m.CompleteActivity) and request.turn is not None:
+        commands = request.turn.commands
+    return [cmd.seq for cmd in commands if isinstance(cmd, c.ScheduleActivity) and not cmd.is_eager]
 
 
 def _named_by_commands(

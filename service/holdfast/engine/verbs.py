@@ -17,7 +17,7 @@ from holdfast.engine.engine import Engine
 from holdfast.engine.fitting import REST_BYTES, fit
 from holdfast.engine.transact import Change, Outcome
 from holdfast.engine.views import description, history_page, list_page
-from holdfast.exceptions import Invalid, NotFound, Refused
+from holdfast.exceptions import HoldfastError, Invalid, NotFound, Refused
 from holdfast.store import tasks as task_store
 from holdfast.store import views
 from holdfast.store.journal import Address
@@ -95,10 +95,18 @@ async def claim(engine: Engine, namespace: str, request: m.Claim) -> m.Tasks:
         workflows = await task_store.claim_workflows(
             engine.pool, namespace, request.task_queue, request.worker, workflow_slots, engine.lease_s
         )
-    if activity_slots:
-        activities = await task_store.claim_activities(
-            engine.pool, namespace, request.task_queue, request.worker, activity_slots, engine.lease_s
-        )
+    try:
+        if activity_slots:
+            activities = await task_store.claim_activities(
+                engine.pool, namespace, request.task_queue, request.worker, activity_slots, engine.lease_s
+            )
+        workflow_tasks = await answers.claimed_workflow_tasks(engine.pool, workflows, engine.lease_s)
+    except HoldfastError:
+        # Leased, but nobody will hear of them.
+        leases = [m.Lease(row.run_id, 0, row.fence) for row in workflows]
+        leases += [m.Lease(row.run_id, row.seq, row.fence) for row in activities]
+        engine.give_back(namespace, request.worker, leases)
+        raise
     for kind, rows in (("workflow", workflows), ("activity", activities)):
         for row in rows:
             engine.metrics.dispatch_latency.labels(kind).observe(row.now - row.ready_at)
@@ -123,7 +131,7 @@ async def claim(engine: Engine, namespace: str, request: m.Claim) -> m.Tasks:
         activity_slots and len(activities) == activity_slots
     )
     return m.Tasks(
-        workflow_tasks=await answers.claimed_workflow_tasks(engine.pool, workflows, engine.lease_s),
+        workflow_tasks=workflow_tasks,
         activity_tasks=activity_tasks,
         is_more=bool(is_full),
     )
@@ -211,7 +219,8 @@ def fitted(engine: Engine, namespace: str, request: Any, response: Any) -> Any:
     match response:
         case m.Tasks() | m.Reported():
             found, left = fit(response, room_bytes)
-            engine.give_back(namespace, request.worker, left)
+            leases = [m.Lease(task.run_id, task.seq, task.fence) for task in left]
+            engine.give_back(namespace, request.worker, leases)
             return found
     raise Refused(
         f"the answer to {type(request).__name__} is larger than a message of the broker can be "

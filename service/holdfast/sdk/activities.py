@@ -20,7 +20,7 @@ import msgspec
 
 from holdfast.common import Priority, RetryPolicy
 from holdfast.exceptions import ActivityError, CancelledError, RetryState
-from holdfast.sdk.loop import LoopClosed, WorkflowLoop
+from holdfast.sdk.loop import WorkflowLoop
 from holdfast.wire import commands as c
 from holdfast.wire import events as e
 from holdfast.wire import failures
@@ -135,8 +135,7 @@ def schedule(
 ) -> ActivityHandle[Any]:
     """Schedule activity *name*. Raises `Invalid` if an argument has no encoding, and then nothing is scheduled."""
     data = run.converter.encode_args(args) if args else b"[]"
-    if run.loop.is_closed():
-        raise LoopClosed
+    run.loop.must_be_open()
     seq = run.next_seq()
     handle: ActivityHandle[Any] = ActivityHandle(loop=run.loop)
     handle.run = run

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import ctypes
+import logging
 import math
 import sys
 import warnings
@@ -23,7 +25,10 @@ from typing import Any, NoReturn, Protocol, TypeVar
 
 _T = TypeVar("_T")
 
+logger = logging.getLogger("holdfast.workflow")
+
 _DISPOSE_TRIES_MAX = 100
+_REFUSALS_MAX = 10_000
 _TASKS_KEPT_MIN = 64
 # A time plus a delay minus that time is not quite that delay in floats of today's epoch
 # seconds, whose resolution is a quarter of a microsecond.
@@ -182,6 +187,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         self._compact_at = _TASKS_KEPT_MIN
         self._is_running = False
         self._is_closed = False
+        self._refusals = 0
 
     def run_until_idle(self) -> None:
         """Run everything that is ready and everything that becomes so.
@@ -244,6 +250,17 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         # A cycle of references would keep the run until the collector comes by.
         self.owner = _NOBODY
 
+    def must_be_open(self) -> None:
+        """Raise `LoopClosed` to code that is being dropped.
+
+        Not for ever: a loop that catches everything would never end. After many times its code may ask
+        for what it likes, gets nothing, and is left where it waits for it.
+        """
+        if self._is_closed:
+            self._refusals += 1
+            if self._refusals <= _REFUSALS_MAX:
+                raise LoopClosed
+
     def _dispose(self, pending: Sequence[WorkflowTask[Any]]) -> None:
         outer = _enter(self)
         try:
@@ -278,8 +295,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         context: contextvars.Context | None = None,
     ) -> asyncio.TimerHandle:
         """Make *callback* ready in *delay* seconds, by a durable timer; at once, without one, if that is over."""
-        if self._is_closed:
-            raise LoopClosed
+        self.must_be_open()
         if math.isnan(delay):
             raise ValueError("a delay of NaN seconds: expected a number")
         if context is None:
@@ -308,8 +324,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
 
     def create_future(self) -> asyncio.Future[Any]:
         """A future of this loop."""
-        if self._is_closed:
-            raise LoopClosed
+        self.must_be_open()
         return asyncio.Future(loop=self)
 
     def create_task(
@@ -404,6 +419,13 @@ def _dispose(coroutine: Any) -> None:
             raise
         except BaseException:  # noqa: BLE001 - how the clean-up of a dropped run ends concerns nobody
             return
+    # Kept for good: if it were ever collected, its code would run once more, and perhaps for ever.
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(coroutine))
+    logger.warning(
+        "workflow code in %s could not be ended when its run was dropped: it catches BaseException and goes on; "
+        "catch Exception, or raise again what is none",
+        getattr(coroutine, "__qualname__", coroutine),
+    )
 
 
 _IN_AN_ACTIVITY = "do it in an activity"

@@ -41,7 +41,7 @@ from holdfast.exceptions import CancelledError, FailureError, Invalid, is_cancel
 from holdfast.sdk import activities, signals, tracing
 from holdfast.sdk.activities import ActivityHandle, ActivityOptions, Converter
 from holdfast.sdk.definitions import WorkflowDefinition
-from holdfast.sdk.loop import NOT_OF_USERS, LoopClosed, Timer, new_loop
+from holdfast.sdk.loop import NOT_OF_USERS, Timer, new_loop
 from holdfast.sdk.replay import (
     Activation,
     HistoryGap,
@@ -226,8 +226,7 @@ class WorkflowRun:
 
     def ask(self, command: AnyCommand) -> None:
         """Add *command* to what this turn asks for."""
-        if self.loop.is_closed():
-            raise LoopClosed
+        self.loop.must_be_open()
         self.commands.append(command)
         if self._trace is not None:
             self._trace.note(command)

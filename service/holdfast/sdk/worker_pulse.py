@@ -34,7 +34,7 @@ async def beat(
                     "heartbeat", heartbeat(settings, leases, due)
                 )
         except (HoldfastError, TimeoutError) as error:
-            log.debug("the worker's heartbeat could not be delivered: %s", error or "no answer")
+            log.debug("the worker's heartbeat could not be delivered: %s", str(error) or "no answer")
             next_s = RETRY_S
             continue
         next_s = answer.next_s

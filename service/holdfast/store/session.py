@@ -252,6 +252,10 @@ async def open_pool(url: str, *, size: int, name: str) -> Pool:
             "jit": "off",
             # Planned once: the statements are the same whatever the arrays hold.
             "plan_cache_mode": "force_generic_plan",
+            # A plan made while the tables were empty is kept: it must not be a scan of them.
+            "enable_seqscan": "off",
+            "enable_hashjoin": "off",
+            "enable_mergejoin": "off",
             "statement_timeout": "15000",
             "lock_timeout": "10000",
             "idle_in_transaction_session_timeout": "5000",

@@ -243,15 +243,9 @@ HELD_ACTIVITIES = Query(
 HELD_WORKFLOWS = Query(
     """
     SELECT
-        t.run_id::text AS run_id,
-        t.fence,
-        t.attempt,
+        t.run_id::text AS run_id, t.fence, t.attempt, r.workflow_id, r.workflow_type, r.task_queue, r.last_seq,
         extract(epoch FROM t.ready_at)::float8 AS ready_at,
         extract(epoch FROM now())::float8 AS now,
-        r.workflow_id,
-        r.workflow_type,
-        r.task_queue,
-        r.last_seq,
         CASE WHEN r.sticky_worker = $2 THEN r.sticky_seq ELSE 0 END AS known_seq,
         extract(epoch FROM r.created_at)::float8 AS created_at
     FROM task AS t
@@ -342,6 +336,21 @@ DUE_TASKS = Query(
     DueTask,
 )
 
+# As `DUE_TASKS`, without those of which only the lease has run out.
+DUE_TIMEOUTS = Query(
+    """
+    SELECT t.run_id::text AS run_id, t.seq, t.namespace, t.task_queue, t.worker
+    FROM task AS t
+    WHERE t.deadline <= now()
+        AND (t.worker IS NULL OR t.close_by <= now()
+            OR t.leased_at + make_interval(secs => t.start_to_close_s) <= now()
+            OR t.heartbeat_at + make_interval(secs => t.heartbeat_s) <= now())
+    ORDER BY t.deadline
+    LIMIT $1
+    """,
+    DueTask,
+)
+
 DUE_TIMERS = Query(
     """
     SELECT
@@ -352,7 +361,7 @@ DUE_TIMERS = Query(
     FROM timer AS t
     JOIN run AS r ON r.run_id = t.run_id
     WHERE t.state = 0 AND t.fire_at <= now()
-    ORDER BY t.fire_at
+    ORDER BY t.fire_at, t.run_id, t.seq  -- equal timers of a run wake in the order they were made
     LIMIT $1
     """,
     DueTimer,
@@ -471,9 +480,9 @@ READY_QUEUES = Query(
 )
 
 
-async def due_tasks(pool: Pool, limit: int) -> list[DueTask]:
-    """Tasks whose lease or timeout has passed, the oldest first."""
-    return await pool.rows(DUE_TASKS, limit)
+async def due_tasks(pool: Pool, limit: int, *, spare_leases: bool = False) -> list[DueTask]:
+    """Tasks whose lease or timeout has passed, the oldest first; with *spare_leases* a timeout only."""
+    return await pool.rows(DUE_TIMEOUTS if spare_leases else DUE_TASKS, limit)
 
 
 async def due_timers(pool: Pool, limit: int) -> list[DueTimer]:
