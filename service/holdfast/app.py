@@ -34,7 +34,8 @@ from holdfast.store.session import Pool, open_pool
 
 log = logging.getLogger("holdfast.app")
 
-WRITERS = 2
+WRITERS = 1
+"""Transactions of this process at a time. Two would race for one run, and so change the order of its signals."""
 
 
 class Parts:
