@@ -168,17 +168,28 @@ async def test_two_batches_that_overlap_in_opposite_order_both_finish(pool: Pool
         assert (await read(pool, run_id)).run.last_seq == 61
 
 
-async def test_two_batches_that_start_the_same_ids_in_opposite_order_both_finish(pool: Pool) -> None:
+SLOW_STARTS = """
+    CREATE FUNCTION holdfast.dawdle() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN PERFORM pg_sleep(0.002); RETURN NEW; END $$;
+    CREATE TRIGGER dawdles BEFORE INSERT ON holdfast.run FOR EACH ROW EXECUTE FUNCTION holdfast.dawdle()
+"""
+
+
+async def test_batches_that_start_the_same_ids_in_opposite_order_all_finish(pool: Pool, sql: Sql) -> None:
+    """Every row takes its time, so that they meet: in any other order than the index has, they would wait for
+    each other.
+    """
+    await sql.connection.execute(SLOW_STARTS)
     now = await database_now(pool)
-    names = [f"w{n}" for n in range(20)]
+    names = [f"w{n}" for n in range(60)]
 
     async def start_all(order: list[str]) -> set[str]:
         return await save(pool, *(new_run(name, now=now) for name in order))
 
     async with asyncio.timeout(20):
-        lost = await asyncio.gather(start_all(names), start_all(names[::-1]), start_all(names))
+        lost = await asyncio.gather(*(start_all(names[::step]) for step in (1, -1, 1, -1)))
 
-    assert sum(map(len, lost)) == 40, "each id was started once"
+    assert sum(map(len, lost)) == 3 * len(names), "each id was started once"
 
 
 # -- writing and reading back -----------------------------------------------------------------
