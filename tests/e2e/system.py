@@ -74,6 +74,11 @@ class Part:
                 assert self.is_running, f"{self.name} ended:\n{text}"
                 await asyncio.sleep(LOOK_S)
 
+    async def stop(self) -> int:
+        """Ask it to end in order, and return its exit code."""
+        assert self._process is not None
+        return await self._process.stop(signal.SIGTERM, grace_s=PATIENCE_S)
+
     async def kill(self) -> None:
         """SIGKILL it, by its pid, and return when it is gone."""
         if self._process is not None:
@@ -134,13 +139,14 @@ class System:
         rows = await self.fetch("SELECT run_id::text AS run_id, seq, fence FROM e2e.effect")
         return [Effect(**dict(row)) for row in rows]
 
-    async def violations(self, log: Iterable[Op] = ()) -> list[str]:
-        """What does not hold: see `tests.invariants`."""
+    async def violations(self, log: Iterable[Op] = (), *, is_calm: bool = True) -> list[str]:
+        """What does not hold: see `tests.invariants`. Effects are compared only when nothing moves any more."""
         return await violations(
             self.stack.postgres_url,
             log=log,
-            effects=await self.effects(),
+            effects=await self.effects() if is_calm else (),
             definitions=by_type(*programs.WORKFLOWS),
+            is_calm=is_calm,
         )
 
     async def until(self, is_so: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> None:

@@ -41,8 +41,8 @@ SAFETY: dict[str, str] = {
         SELECT ns, workflow_id FROM runs WHERE status = 'running' GROUP BY ns, workflow_id HAVING count(*) > 1
     """,
     "start_dup": """
-        SELECT ns, start_request_id FROM runs WHERE start_request_id IS NOT NULL
-        GROUP BY ns, start_request_id HAVING count(*) > 1
+        SELECT ns, workflow_id, start_request_id FROM runs WHERE start_request_id IS NOT NULL
+        GROUP BY ns, workflow_id, start_request_id HAVING count(*) > 1
     """,
     "close_once": f"""
         SELECT run_id, ref_seq FROM events WHERE type IN {CLOSES} GROUP BY run_id, ref_seq HAVING count(*) > 1

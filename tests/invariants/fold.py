@@ -61,6 +61,9 @@ class Expected:
 
 def differences(snapshot: Snapshot) -> Iterator[str]:
     """What is wrong, one line each: rows that differ from their history, and batches that are not whole."""
+    tasks, activities, timers = (
+        by_run(rows) for rows in (snapshot.tasks, snapshot.activities, snapshot.timers)
+    )
     for run_id, run in snapshot.runs.items():
         reads = decoded(snapshot.events.get(run_id, []))
         if any(read.event is None for read in reads):
@@ -73,14 +76,15 @@ def differences(snapshot: Snapshot) -> Iterator[str]:
             yield f"fold: run {run_id} settles {error}, which it never opened"
             continue
         yield from _run(run, expected)
-        yield from _rows("activity", run_id, expected.activities, snapshot.activities)
-        yield from _rows("timer", run_id, expected.timers, snapshot.timers)
-        yield from _tasks(run_id, expected, snapshot.tasks)
+        yield from _rows("activity", run_id, expected.activities, activities.get(run_id, {}))
+        yield from _rows("timer", run_id, expected.timers, timers.get(run_id, {}))
+        yield from _tasks(run_id, expected, set(tasks.get(run_id, {})))
 
 
 def fold(reads: list[Read]) -> Expected:
     """What the history of one run leaves behind. Raises KeyError for something settled that was never opened."""
     is_, batch_ends = Expected(), 0
+    unseen: list[int] = []
     for read in reads:
         row, event = read.row, read.event
         is_.run |= {"last_seq": row.seq, "last_at": row.recorded_at}
@@ -89,13 +93,10 @@ def fold(reads: list[Read]) -> Expected:
         if isinstance(event, e.WorkflowTaskCompleted):
             batch_ends = row.seq + event.events
             # What arrived between what the code saw and its marker is still to be seen.
-            is_.unseen = any(
-                other.row.seq > event.seen_seq and not isinstance(other.event, NOTHING_TO_SEE)
-                for other in reads
-                if other.row.seq < row.seq and not _is_command(other, reads)
-            )
+            unseen = [seq for seq in unseen if seq > event.seen_seq]
         elif row.seq > batch_ends and not isinstance(event, NOTHING_TO_SEE):
-            is_.unseen = True
+            unseen.append(row.seq)
+    is_.unseen = bool(unseen)
     opened = [a for a in is_.activities.values() if a["closed_at"] is None]
     is_.run["open_activities"] = len(opened)
     is_.run["open_timers"] = sum(t["state"] == 0 for t in is_.timers.values())
@@ -165,15 +166,6 @@ def _fold_work(is_: Expected, row: Row, event: Any) -> None:
             is_.timers[event.seq]["state"] = 2
 
 
-def _is_command(read: Read, reads: list[Read]) -> bool:
-    """Whether the event stands in the batch of some marker."""
-    return any(
-        isinstance(other.event, e.WorkflowTaskCompleted)
-        and other.row.seq < read.row.seq <= other.row.seq + other.event.events
-        for other in reads
-    )
-
-
 def _batches(run_id: str, reads: list[Read]) -> Iterator[str]:
     """A marker is followed by exactly as many events of commands as it says; there are no others."""
     left = 0
@@ -203,16 +195,24 @@ def _run(run: Row, expected: Expected) -> Iterator[str]:
         yield f"fold: run {run.run}: status is {run.status}, history says {' or '.join(sorted(allowed))}"
 
 
-def _rows(kind: str, run_id: str, expected: dict[int, dict[str, Any]], rows: list[Row]) -> Iterator[str]:
-    found = {row.seq: row for row in rows if row.run == run_id}
+def by_run(rows: list[Row]) -> dict[str, dict[int, Row]]:
+    """The rows of each run, by their numbers."""
+    found: dict[str, dict[int, Row]] = {}
+    for row in rows:
+        found.setdefault(row.run, {})[row.seq] = row
+    return found
+
+
+def _rows(
+    kind: str, run_id: str, expected: dict[int, dict[str, Any]], found: dict[int, Row]
+) -> Iterator[str]:
     if set(found) != set(expected):
         yield f"fold: run {run_id} has {kind} rows {sorted(found)}, history opened {sorted(expected)}"
     for seq in set(found) & set(expected):
         yield from _differ(f"{kind} {seq} of run {run_id}", expected[seq], found[seq])
 
 
-def _tasks(run_id: str, expected: Expected, rows: list[Row]) -> Iterator[str]:
-    found = {row.seq for row in rows if row.run == run_id}
+def _tasks(run_id: str, expected: Expected, found: set[int]) -> Iterator[str]:
     wanted: set[int] = set()
     if expected.closed_as is None:
         wanted = {seq for seq, activity in expected.activities.items() if activity["closed_at"] is None}

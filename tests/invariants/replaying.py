@@ -6,17 +6,19 @@ when it answered, which must give exactly the events behind that marker.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
+from types import ModuleType
 from typing import Any
 
 from holdfast.converter import DataConverter
-from holdfast.sdk.definitions import DEFINITION, WorkflowDefinition, must_define
+from holdfast.sdk.definitions import WorkflowDefinition, definition_of, must_define
 from holdfast.sdk.runtime import Identity, WorkflowRun
 from holdfast.wire import commands as c
 from holdfast.wire import events as e
 from holdfast.wire.events import HistoryEvent
 from tests.invariants.vocabulary import Snapshot, decoded
+
+TURN_BY_TURN_MAX = 200
 
 
 def by_type(*workflows: Any) -> dict[str, WorkflowDefinition]:
@@ -25,16 +27,10 @@ def by_type(*workflows: Any) -> dict[str, WorkflowDefinition]:
     return {definition.name or "": definition for definition in found}
 
 
-def loaded() -> dict[str, WorkflowDefinition]:
-    """The definitions of all workflows that stand in the test modules of this process, under their names."""
-    found = {}
-    for name, module in list(sys.modules.items()):
-        if name.startswith("tests."):
-            for value in vars(module).values():
-                definition = getattr(value, DEFINITION, None)
-                if isinstance(definition, WorkflowDefinition) and definition.name is not None:
-                    found[definition.name] = definition
-    return found
+def defined_in(module: ModuleType) -> dict[str, WorkflowDefinition]:
+    """The workflows that stand in a test module, or that it imports, under the names that histories have."""
+    found = (definition_of(value) for value in vars(module).values() if callable(value))
+    return {definition.name: definition for definition in found if definition is not None and definition.name}
 
 
 def departures(snapshot: Snapshot, definitions: Mapping[str, WorkflowDefinition]) -> Iterator[str]:
@@ -66,7 +62,8 @@ def replay(definition: WorkflowDefinition, who: Identity, history: list[HistoryE
     """Show fresh code *history*. Raises what the code raises, and AssertionError where its answers differ."""
     end = history[-1]
     _asked(definition, who, history, end.seq, end.time)
-    for entry in history:
+    # Turn by turn is quadratic: of a long history the first turns must do.
+    for entry in history[:TURN_BY_TURN_MAX]:
         marker = entry.event
         if not isinstance(marker, e.WorkflowTaskCompleted):
             continue
@@ -112,5 +109,7 @@ def _shape(thing: Any) -> tuple[Any, ...]:
             return "completed", thing.result
         case c.FailWorkflow() | e.WorkflowFailed():
             return "failed", thing.failure.message, thing.failure.type
+        case c.CancelWorkflow() | e.WorkflowCancelled():
+            return "cancelled", thing.details
         case _:
-            return (type(thing).__name__.removeprefix("Workflow").removesuffix("Workflow"),)
+            return "unknown", thing
