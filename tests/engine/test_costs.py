@@ -14,9 +14,9 @@ from holdfast import activity, workflow
 from holdfast.engine.dispatch import Credit, Credits
 from holdfast.engine.transact import Change, Committed, Outcome, transact
 from holdfast.engine.verbs import request_hash
+from holdfast.store.due_work import PULSE
 from holdfast.store.journal import Address
 from holdfast.store.session import open_pool
-from holdfast.store.tasks import PULSE
 from holdfast.testing import WorkflowEnvironment
 from holdfast.wire import commands as c
 from holdfast.wire import messages as m

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from holdfast.store import tasks
+from holdfast.store import due_work, tasks
 from holdfast.store.session import Pool
 from holdfast.wire import commands as c
 from tests.store.rows import LEASE_S, QUEUE, Sql, schedule, start, turn
@@ -20,7 +20,7 @@ async def with_timer(pool: Pool, workflow_id: str = "order-1", delay_s: float = 
 
 
 async def test_an_idle_database_has_nothing_to_tell(pool: Pool) -> None:
-    found = await tasks.pulse(pool)
+    found = await due_work.pulse(pool)
 
     assert (found.next_timer_s, found.next_deadline_s, found.has_waiting, found.oldest_owed_s) == (
         None,
@@ -34,14 +34,14 @@ async def test_the_next_timer_is_told_in_seconds(pool: Pool, sql: Sql) -> None:
     await with_timer(pool, "w1", 60)
     await with_timer(pool, "w2", 30)
 
-    assert (await tasks.pulse(pool)).next_timer_s == pytest.approx(30, abs=5)
+    assert (await due_work.pulse(pool)).next_timer_s == pytest.approx(30, abs=5)
 
 
 async def test_a_due_timer_is_told_as_due(pool: Pool, sql: Sql) -> None:
     await with_timer(pool)
     await sql("UPDATE timer SET fire_at = now() - interval '3 s'")
 
-    assert (await tasks.pulse(pool)).next_timer_s == pytest.approx(-3, abs=2)
+    assert (await due_work.pulse(pool)).next_timer_s == pytest.approx(-3, abs=2)
 
 
 async def test_a_timer_that_fired_or_was_cancelled_is_told_no_more(pool: Pool, sql: Sql) -> None:
@@ -50,16 +50,16 @@ async def test_a_timer_that_fired_or_was_cancelled_is_told_no_more(pool: Pool, s
     await sql("UPDATE timer SET state = 1 WHERE run_id = (SELECT run_id FROM timer LIMIT 1)")
     await sql("UPDATE timer SET state = 2 WHERE state = 0")
 
-    assert (await tasks.pulse(pool)).next_timer_s is None
+    assert (await due_work.pulse(pool)).next_timer_s is None
 
 
 async def test_the_next_deadline_is_told(pool: Pool) -> None:
     await start(pool)
-    assert (await tasks.pulse(pool)).next_deadline_s is None, "a turn that nobody took has no deadline"
+    assert (await due_work.pulse(pool)).next_deadline_s is None, "a turn that nobody took has no deadline"
 
     await tasks.claim_workflows(pool, "main", QUEUE, "w1", 1, LEASE_S)
 
-    assert (await tasks.pulse(pool)).next_deadline_s == pytest.approx(LEASE_S, abs=3)
+    assert (await due_work.pulse(pool)).next_deadline_s == pytest.approx(LEASE_S, abs=3)
 
 
 @pytest.mark.parametrize("kind", ["workflow", "activity"])
@@ -68,18 +68,18 @@ async def test_a_task_that_nobody_has_is_waiting(pool: Pool, kind: str) -> None:
     if kind == "activity":
         await turn(pool, run_id, schedule(1))
 
-    assert (await tasks.pulse(pool)).has_waiting
+    assert (await due_work.pulse(pool)).has_waiting
 
     await tasks.claim_workflows(pool, "main", QUEUE, "w1", 1, LEASE_S)
     await tasks.claim_activities(pool, "main", QUEUE, "w1", 1, LEASE_S)
-    assert not (await tasks.pulse(pool)).has_waiting
+    assert not (await due_work.pulse(pool)).has_waiting
 
 
 async def test_what_the_feed_is_owed_is_told_by_its_age(pool: Pool, sql: Sql) -> None:
     await start(pool)
     await sql("UPDATE outbox SET created_at = now() - interval '7 s'")
 
-    assert (await tasks.pulse(pool)).oldest_owed_s == pytest.approx(7, abs=2)
+    assert (await due_work.pulse(pool)).oldest_owed_s == pytest.approx(7, abs=2)
 
 
 # -- what is due ----------------------------------------------------------------------------
@@ -94,7 +94,7 @@ async def test_timers_are_found_in_fire_order_and_not_early(pool: Pool, sql: Sql
             runs[number],
         )
 
-    found = await tasks.due_timers(pool, 10)
+    found = await due_work.due_timers(pool, 10)
 
     assert [runs.index(timer.run_id) for timer in found] == [2, 0, 3]
     assert [round(timer.late_s) for timer in found] == pytest.approx([9, 5, 1], abs=1)
@@ -106,7 +106,7 @@ async def test_looking_takes_nothing_away(pool: Pool, sql: Sql) -> None:
     await with_timer(pool)
     await sql("UPDATE timer SET fire_at = now()")
 
-    assert len(await tasks.due_timers(pool, 10)) == len(await tasks.due_timers(pool, 10)) == 1
+    assert len(await due_work.due_timers(pool, 10)) == len(await due_work.due_timers(pool, 10)) == 1
 
 
 async def test_lapsed_tasks_are_found_the_oldest_first_and_bounded(pool: Pool, sql: Sql) -> None:
@@ -119,8 +119,8 @@ async def test_lapsed_tasks_are_found_the_oldest_first_and_bounded(pool: Pool, s
             runs[number],
         )
 
-    assert [runs.index(task.run_id) for task in await tasks.due_tasks(pool, 10)] == [2, 0, 3]
-    assert [runs.index(task.run_id) for task in await tasks.due_tasks(pool, 2)] == [2, 0]
+    assert [runs.index(task.run_id) for task in await due_work.due_tasks(pool, 10)] == [2, 0, 3]
+    assert [runs.index(task.run_id) for task in await due_work.due_tasks(pool, 2)] == [2, 0]
 
 
 async def test_a_lapsed_task_says_whose_it_was(pool: Pool, sql: Sql) -> None:
@@ -129,7 +129,7 @@ async def test_a_lapsed_task_says_whose_it_was(pool: Pool, sql: Sql) -> None:
     await tasks.claim_activities(pool, "main", QUEUE, "w1", 1, LEASE_S)
     await sql("UPDATE task SET deadline = now()")
 
-    found = {task.seq: task.worker for task in await tasks.due_tasks(pool, 10)}
+    found = {task.seq: task.worker for task in await due_work.due_tasks(pool, 10)}
 
     assert sorted(found.values(), key=str) == [None, "w1"]
 
@@ -154,8 +154,8 @@ async def test_while_leases_are_spared_only_an_activitys_own_limits_are_found(
     await tasks.claim_activities(pool, "main", QUEUE, "w1", 1, LEASE_S)
     await sql(f"UPDATE task SET deadline = now(), {fields}")
 
-    assert len(await tasks.due_tasks(pool, 10)) == 1
-    assert bool(await tasks.due_tasks(pool, 10, spare_leases=True)) is is_found
+    assert len(await due_work.due_tasks(pool, 10)) == 1
+    assert bool(await due_work.due_tasks(pool, 10, spare_leases=True)) is is_found
 
 
 # -- the sweep ------------------------------------------------------------------------------
@@ -171,7 +171,7 @@ async def test_every_queue_with_ready_tasks_is_found_with_its_oldest(pool: Pool,
     await turn(pool, run_id, schedule(1, task_queue="gpu"), schedule(2, task_queue="gpu"))
     await sql("UPDATE task SET ready_at = now() - interval '5 s' WHERE task_queue = 'b'")
 
-    found = {(q.namespace, q.task_queue, q.is_workflow): q for q in await tasks.ready_queues(pool)}
+    found = {(q.namespace, q.task_queue, q.is_workflow): q for q in await due_work.ready_queues(pool)}
 
     assert {key: queue.ready for key, queue in found.items()} == {
         ("main", "a", True): 2,
@@ -191,7 +191,7 @@ async def test_a_queue_whose_tasks_are_all_leased_or_backing_off_is_not_found(po
     await start(pool, "later", queue="b")
     await sql("UPDATE task SET ready_at = now() + interval '5 s' WHERE task_queue = 'b'")
 
-    assert await tasks.ready_queues(pool) == []
+    assert await due_work.ready_queues(pool) == []
 
 
 async def test_a_queue_behind_one_that_backs_off_is_found(pool: Pool, sql: Sql) -> None:
@@ -199,4 +199,4 @@ async def test_a_queue_behind_one_that_backs_off_is_found(pool: Pool, sql: Sql) 
         await start(pool, name, queue=name)
     await sql("UPDATE task SET ready_at = now() + interval '5 s' WHERE task_queue IN ('a', 'b')")
 
-    assert [queue.task_queue for queue in await tasks.ready_queues(pool)] == ["c"]
+    assert [queue.task_queue for queue in await due_work.ready_queues(pool)] == ["c"]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from holdfast.store import outbox, owned_rows, record, run_rows, tasks, views
+from holdfast.store import due_work, outbox, owned_rows, record, run_rows, tasks, views
 from holdfast.store.session import Query, Statement
 from tests.store.rows import Sql
 
@@ -131,7 +131,7 @@ async def test_a_claim_of_an_empty_queue_costs_next_to_nothing(crowded: Sql) -> 
 
 
 async def test_the_pulse_is_a_few_probes(crowded: Sql) -> None:
-    plan = await plan_of(crowded, tasks.PULSE)
+    plan = await plan_of(crowded, due_work.PULSE)
 
     assert scans(plan) == set()
     assert pages(plan) < 100, pages(plan)
@@ -139,7 +139,7 @@ async def test_the_pulse_is_a_few_probes(crowded: Sql) -> None:
 
 async def test_the_sweep_jumps_from_queue_to_queue(crowded: Sql) -> None:
     """40 queues of 5,000 tasks, counted up to the given number each."""
-    plan = await plan_of(crowded, tasks.READY_QUEUES, 10)
+    plan = await plan_of(crowded, due_work.READY_QUEUES, 10)
 
     assert scans(plan) == set()
     assert {"task_workflow_ready", "task_activity_ready"} <= indexes(plan)
@@ -148,7 +148,7 @@ async def test_the_sweep_jumps_from_queue_to_queue(crowded: Sql) -> None:
 
 @pytest.mark.parametrize(
     ("due", "args"),
-    [(tasks.DUE_TASKS, (1_000,)), (tasks.DUE_TIMEOUTS, (1_000,)), (tasks.DUE_TIMERS, (1_000,))],
+    [(due_work.DUE_TASKS, (1_000,)), (due_work.DUE_TIMEOUTS, (1_000,)), (due_work.DUE_TIMERS, (1_000,))],
     ids=["tasks", "tasks but for leases", "timers"],
 )
 async def test_looking_for_what_is_due_reads_only_that(crowded: Sql, due: Any, args: tuple[Any, ...]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest_asyncio
 
-from holdfast.store import tasks
+from holdfast.store import due_work
 from holdfast.store.session import Pool, open_pool
 
 RUN = "01234567-89ab-7cde-8f01-23456789abcd"
@@ -48,5 +48,5 @@ async def test_lapsed_leases_that_are_spared_do_not_hide_a_timeout(database: str
             limit,
         )
     await connection.close()
-    assert [task.seq for task in await tasks.due_tasks(pool, 10)] == [0, 1, 3, 2, 4, 5]
-    assert [task.seq for task in await tasks.due_tasks(pool, 3, spare_leases=True)] == [2, 4, 5]
+    assert [task.seq for task in await due_work.due_tasks(pool, 10)] == [0, 1, 3, 2, 4, 5]
+    assert [task.seq for task in await due_work.due_tasks(pool, 3, spare_leases=True)] == [2, 4, 5]

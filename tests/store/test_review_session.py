@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from holdfast.exceptions import OutcomeUnknown, Unavailable
-from holdfast.store import migrate, tasks
+from holdfast.store import due_work, migrate, tasks
 from holdfast.store.session import Pool, Statement, open_pool
 
 # Of the sessions that wait for this one. Unlike pg_stat_activity this is looked up anew within a transaction.
@@ -54,7 +54,7 @@ async def test_a_process_that_idled_too_long_inside_a_transaction_hears_that_it_
 
     with pytest.raises(Unavailable):
         await idle()
-    assert (await tasks.pulse(pool)).next_timer_s is None
+    assert (await due_work.pulse(pool)).next_timer_s is None
 
 
 async def test_a_database_that_takes_no_writes_is_unavailable(pool: Pool) -> None:
@@ -66,13 +66,13 @@ async def test_a_database_that_takes_no_writes_is_unavailable(pool: Pool) -> Non
 
     with pytest.raises(Unavailable):
         await write()
-    assert (await tasks.pulse(pool)).next_timer_s is None
+    assert (await due_work.pulse(pool)).next_timer_s is None
 
 
 async def test_a_database_that_does_not_exist_yet_is_unavailable(database: str) -> None:
     pool = await open_pool(f"{database}_of_tomorrow", size=1, name="review")
     with pytest.raises(Unavailable):
-        await tasks.pulse(pool)
+        await due_work.pulse(pool)
     await pool.close()
 
 
@@ -108,4 +108,4 @@ async def test_a_commit_whose_answer_is_lost_may_have_happened(pool: Pool, other
 
     with pytest.raises(OutcomeUnknown):
         await cut_before_the_commit()
-    assert (await tasks.pulse(pool)).next_timer_s is None
+    assert (await due_work.pulse(pool)).next_timer_s is None

@@ -23,13 +23,14 @@ PLAUSIBLE: dict[Any, set[str]] = {
     str: {"text", "varchar", "name"},
     bool: {"bool"},
     bytes: {"bytea"},
+    list[str]: {"text[]"},
 }
 
 
 def statements() -> dict[str, Query[Any] | Statement]:
     """Every constant of every module of the store, by module and name."""
     found: dict[str, Query[Any] | Statement] = {}
-    for module in pkgutil.iter_modules(holdfast.store.__path__, "holdfast.store."):
+    for module in pkgutil.walk_packages(holdfast.store.__path__, "holdfast.store."):
         for name, value in vars(importlib.import_module(module.name)).items():
             if isinstance(value, Query | Statement) and value not in found.values():
                 found[f"{module.name.rpartition('.')[2]}.{name}"] = value

@@ -38,6 +38,11 @@ class Decision(msgspec.Struct, frozen=True):
 
 def decide(state: s.RunState, request: Request, now: float) -> Decision:
     """The facts that follow from *request* at *now*, or an error if it must not happen."""
+    if not state.run.last_seq:
+        raise Refused(
+            f"workflow {state.run.workflow_id!r} (run {state.run.run_id}) was written through the store contract "
+            "and has no history to go on with: change it through the store"
+        )
     match request:
         case m.CompleteActivity():
             return _complete_activity(state, request, now)

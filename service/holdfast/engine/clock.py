@@ -15,7 +15,7 @@ from holdfast.engine.loops import TRANSIENT
 from holdfast.engine.transact import Change
 from holdfast.exceptions import HoldfastError
 from holdfast.metrics import replace
-from holdfast.store import journal, tasks
+from holdfast.store import due_work, journal
 from holdfast.wire.subjects import TaskKind
 
 STEP_MAX = 1_000
@@ -45,7 +45,7 @@ class Clock:
         self._watch_bus()
         engine.next_due_at = time.monotonic() + self._longest_s()
         self._sleep_until(engine.next_backoff_s())
-        pulse = await tasks.pulse(engine.pool)
+        pulse = await due_work.pulse(engine.pool)
         handled = 0
         if pulse.next_timer_s is not None and pulse.next_timer_s <= 0:
             handled += await self._fire_timers()
@@ -57,7 +57,9 @@ class Clock:
             self._sleep_until(pulse.next_deadline_s)
         await self._sweep(has_waiting=pulse.has_waiting)
         engine.metrics.outbox_lag.set(max(pulse.oldest_owed_s or 0.0, 0.0))
-        if pulse.oldest_owed_s is not None:
+        if pulse.has_journal:
+            engine.is_journal_owed = True
+        if pulse.oldest_owed_s is not None or pulse.has_journal:
             engine.feed_wake.set()
         return handled
 
@@ -90,7 +92,7 @@ class Clock:
         return not self._was_up or time.monotonic() - self._bus_up_since < spared_s
 
     async def _fire_timers(self) -> int:
-        due = await tasks.due_timers(self._engine.pool, STEP_MAX)
+        due = await due_work.due_timers(self._engine.pool, STEP_MAX)
         for timer in due:
             self._engine.metrics.timer_lateness.observe(timer.late_s)
         return await self._decide(
@@ -99,7 +101,7 @@ class Clock:
 
     async def _expire(self) -> int:
         spare = self._spares_leases
-        due = await tasks.due_tasks(self._engine.pool, STEP_MAX, spare_leases=spare)
+        due = await due_work.due_tasks(self._engine.pool, STEP_MAX, spare_leases=spare)
         handled = await self._decide(
             [Change(task.namespace, ExpireTask(task.seq, spare), run_id=task.run_id) for task in due]
         )
@@ -128,7 +130,7 @@ class Clock:
         engine = self._engine
         ages: dict[tuple[str, ...], float] = {}
         counts: dict[tuple[str, ...], float] = {}
-        for queue in await tasks.ready_queues(engine.pool) if has_waiting else ():
+        for queue in await due_work.ready_queues(engine.pool) if has_waiting else ():
             kind: TaskKind = "workflow" if queue.is_workflow else "activity"
             age_s = queue.now - queue.oldest_ready_at
             ages[queue.namespace, queue.task_queue, kind] = age_s

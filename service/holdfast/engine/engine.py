@@ -52,6 +52,7 @@ class Engine:
         self.changes: Batcher[Change, Outcome] = Batcher(self._carry_out, size=BATCH_MAX)
         self.timer_wake = asyncio.Event()
         self.feed_wake = asyncio.Event()
+        self.is_journal_owed = False
         self.next_due_at = 0.0
         self._backoffs: list[float] = []
         self._namespaces: dict[str, str] = {}

@@ -10,10 +10,13 @@ from __future__ import annotations
 import asyncio
 import time
 
+import msgspec
+
 from holdfast.engine.engine import Engine
-from holdfast.store import outbox, views
+from holdfast.store import journal_feed, outbox, views
 from holdfast.wire import codec, subjects
 from holdfast.wire import events as e
+from holdfast.wire.records import JournalEntry
 
 ROLE = "feed"
 PAGE = 500
@@ -43,16 +46,35 @@ class Relay:
         await asyncio.sleep(LINGER_S)
         if not engine.bus.is_connected or not await self._lead():
             return 0
+        told = await self._publish_journal() if engine.is_journal_owed else 0
         owed = await outbox.read_owed(engine.pool, PAGE)
         engine.metrics.outbox_rows.set(len(owed))
         if not owed:
-            return 0
+            return told
         messages, settled = await self._messages(owed)
         if messages:
             await engine.bus.publish_acked(messages)
         await outbox.delete_owed(engine.pool, settled, ROLE, engine.name, self._epoch or 0)
         engine.metrics.events_published.inc(len(messages))
-        return len(settled)
+        return told + len(settled)
+
+    async def _publish_journal(self) -> int:
+        """Publish one page of what is not history. Returns how many entries were settled."""
+        engine = self._engine
+        engine.is_journal_owed = False
+        owed = await journal_feed.read_journal(engine.pool, PAGE)
+        messages = [_entry_message(row) for row in owed if row.feed != "off"]
+        if messages:
+            # Whatever goes wrong now is owed still.
+            engine.is_journal_owed = True
+            await engine.bus.publish_acked(messages)
+        if owed:
+            await journal_feed.delete_journal(
+                engine.pool, [row.id for row in owed], ROLE, engine.name, self._epoch or 0
+            )
+        engine.is_journal_owed = len(owed) == PAGE
+        engine.metrics.events_published.inc(len(messages))
+        return len(owed)
 
     def idle_s(self) -> float:
         """The relay sleeps until a commit or the clock's pulse wakes it."""
@@ -106,6 +128,17 @@ class Relay:
                     messages.append(message)
             settled.append(row.id)
         return messages, settled
+
+
+def _entry_message(row: journal_feed.OwedEntry) -> Message:
+    """The message of one journal entry; its id is the entry's number."""
+    entry = codec.decode(row.entry, JournalEntry)
+    body = codec.encode(msgspec.structs.replace(entry, at=row.at))
+    headers = {
+        "Nats-Msg-Id": f"journal:{row.id}",
+        "Holdfast-Fact": entry.fact,
+    }
+    return subjects.journal(row.namespace, row.record), body, headers
 
 
 def _message(

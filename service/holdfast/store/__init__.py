@@ -1,5 +1,5 @@
-"""The only SQL. Each statement is a constant above the function that runs it.
+"""All SQL: the journal, claims and due work, views, outbox, migrations, and the store contract (`Store`)."""
 
-`journal` locks runs and records what was decided; `tasks` claims and finds what is due;
-`views` reads; `outbox` feeds the change feed; `migrate` brings the schema up to date.
-"""
+from holdfast.store.contract.store import Store
+
+__all__ = ["Store"]

@@ -1,0 +1,213 @@
+-- expand
+-- What the store contract keeps: records, their events, activities, timers, signals and snapshots, schedules with
+-- their fires, workers, API keys; the journal that tells of every such change; counts of closed runs.
+-- The engine's own tables stay as they are but for three columns and two indexes.
+
+ALTER TABLE namespace ADD COLUMN retention_s double precision;
+
+ALTER TABLE run ADD COLUMN archived_at timestamptz;
+
+CREATE INDEX run_newest ON run (namespace, created_at DESC, workflow_id);
+CREATE INDEX run_archivable ON run (closed_at) WHERE closed_at IS NOT NULL AND archived_at IS NULL;
+
+-- What is wide or rare about a run. Each run that was written through the contract has one (its run.last_seq stays 0);
+-- a run of the engine's only if there is something to keep. Times as they were given, hence not timestamptz.
+CREATE TABLE record (
+    run_id uuid PRIMARY KEY,
+    created_at double precision NOT NULL,
+    updated_at double precision NOT NULL,
+    completed_at double precision,
+    archived_at double precision,
+    dispatch_heartbeat double precision,
+    ready_at timestamptz, -- dispatchable since, null when it is not
+    event_count integer NOT NULL DEFAULT 0,
+    namespace text NOT NULL,
+    workflow_id text NOT NULL,
+    task_queue text NOT NULL,
+    parent_id text,
+    claimed_by text,
+    dispatch_worker text,
+    archive_uri text,
+    input text,
+    result text,
+    error text,
+    memo text,
+    search_attributes text,
+    search jsonb -- the same, to be searched
+) WITH (fillfactor = 85);
+
+CREATE INDEX record_ready ON record (namespace, task_queue, ready_at, run_id) WHERE ready_at IS NOT NULL AND dispatch_worker IS NULL;
+CREATE INDEX record_leased ON record (dispatch_heartbeat) WHERE dispatch_worker IS NOT NULL;
+CREATE INDEX record_child ON record (namespace, parent_id, created_at) WHERE parent_id IS NOT NULL;
+CREATE INDEX record_search ON record USING gin (search jsonb_path_ops) WHERE search IS NOT NULL;
+
+CREATE TABLE record_event (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    run_id uuid NOT NULL,
+    timestamp double precision NOT NULL,
+    seq integer NOT NULL,
+    event_type text NOT NULL,
+    payload text,
+    UNIQUE (run_id, seq)
+);
+
+CREATE TABLE record_activity (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    run_id uuid NOT NULL,
+    scheduled_at double precision NOT NULL,
+    started_at double precision,
+    completed_at double precision,
+    last_heartbeat double precision,
+    initial_interval_secs double precision NOT NULL,
+    backoff_coefficient double precision NOT NULL,
+    max_interval_secs double precision,
+    start_to_close_secs double precision NOT NULL,
+    schedule_to_start_secs double precision,
+    schedule_to_close_secs double precision,
+    heartbeat_timeout_secs double precision,
+    seq integer NOT NULL,
+    attempt integer NOT NULL,
+    max_attempts integer NOT NULL,
+    is_cancel_requested boolean NOT NULL DEFAULT false,
+    namespace text NOT NULL,
+    name text NOT NULL,
+    task_queue text NOT NULL,
+    status text NOT NULL,
+    claimed_by text,
+    input text,
+    result text,
+    error text,
+    heartbeat_details text,
+    UNIQUE (run_id, seq)
+) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05);
+
+CREATE INDEX record_activity_ready ON record_activity (namespace, task_queue, scheduled_at, id) WHERE status = 'PENDING';
+CREATE INDEX record_activity_running ON record_activity (namespace, task_queue, id) WHERE status = 'RUNNING';
+
+CREATE TABLE record_timer (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    run_id uuid NOT NULL,
+    fire_at double precision NOT NULL,
+    seq integer NOT NULL,
+    state smallint NOT NULL DEFAULT 0, -- 0 open, 1 fired, 2 cancelled
+    UNIQUE (run_id, seq)
+);
+
+CREATE INDEX record_timer_due ON record_timer (fire_at, id) WHERE state = 0;
+
+CREATE TABLE record_signal (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    run_id uuid NOT NULL,
+    received_at double precision NOT NULL,
+    consumed boolean NOT NULL DEFAULT false,
+    name text NOT NULL,
+    payload text,
+    request_id text
+);
+
+CREATE UNIQUE INDEX record_signal_once ON record_signal (run_id, request_id) WHERE request_id IS NOT NULL;
+CREATE INDEX record_signal_waiting ON record_signal (run_id, name, id) WHERE NOT consumed;
+CREATE INDEX record_signal_run ON record_signal (run_id, id);
+
+CREATE TABLE snapshot (
+    run_id uuid NOT NULL,
+    event_seq integer NOT NULL,
+    created_at double precision NOT NULL,
+    state_json text NOT NULL,
+    PRIMARY KEY (run_id, event_seq)
+);
+
+-- `spec` holds what a cron expression does not say: intervals, calendars, bounds. `considered_at` is up to where slots were looked at.
+CREATE TABLE schedule (
+    namespace text NOT NULL,
+    name text NOT NULL,
+    created_at double precision NOT NULL,
+    catchup_window_secs double precision NOT NULL,
+    jitter_secs double precision NOT NULL,
+    last_run_at double precision,
+    next_run_at double precision,
+    considered_at double precision,
+    remaining_actions integer,
+    paused boolean NOT NULL,
+    is_pausing_on_failure boolean NOT NULL DEFAULT false,
+    workflow_type text NOT NULL,
+    cron_expr text NOT NULL,
+    timezone text NOT NULL,
+    task_queue text NOT NULL,
+    overlap_policy text NOT NULL,
+    input text,
+    note text,
+    last_workflow_id text,
+    spec bytea,
+    PRIMARY KEY (namespace, name)
+) WITH (fillfactor = 80);
+
+CREATE INDEX schedule_due ON schedule (next_run_at) WHERE NOT paused AND next_run_at IS NOT NULL;
+
+-- What became of each slot: written with the run it starts, so that no slot starts two.
+CREATE TABLE schedule_fire (
+    namespace text NOT NULL,
+    schedule text NOT NULL,
+    slot double precision NOT NULL,
+    decided_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    run_id uuid,
+    status text NOT NULL CHECK (status IN ('started', 'skipped', 'queued')),
+    reason text NOT NULL DEFAULT '',
+    workflow_id text,
+    PRIMARY KEY (namespace, schedule, slot)
+);
+
+CREATE INDEX schedule_fire_queued ON schedule_fire (namespace, schedule, slot) WHERE status = 'queued';
+
+CREATE TABLE worker (
+    id text PRIMARY KEY,
+    registered_at double precision NOT NULL,
+    last_heartbeat double precision NOT NULL,
+    max_concurrent_workflows integer NOT NULL,
+    max_concurrent_activities integer NOT NULL,
+    active_tasks integer NOT NULL,
+    namespace text NOT NULL,
+    identity text NOT NULL,
+    task_queue text NOT NULL,
+    workflows text[],
+    activities text[]
+) WITH (fillfactor = 80);
+
+CREATE INDEX worker_namespace ON worker (namespace, registered_at);
+CREATE INDEX worker_silent ON worker (last_heartbeat);
+
+-- Only the hash of a key is kept.
+CREATE TABLE api_key (
+    key_hash text PRIMARY KEY,
+    prefix text NOT NULL UNIQUE,
+    created_at double precision NOT NULL,
+    expires_at double precision,
+    last_used_at double precision,
+    revoked_at double precision,
+    label text,
+    namespace text,
+    scopes text[] NOT NULL DEFAULT '{}'
+);
+
+-- Changes that are not history, owed to the bus: in commit order per record, because they are written under its lock.
+CREATE TABLE journal (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    namespace text NOT NULL,
+    record text NOT NULL,
+    entry bytea NOT NULL
+) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 2000);
+
+-- How many runs closed: added to by each batch, summed up now and then, so that counting never reads closed runs.
+CREATE TABLE tally (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    closed bigint NOT NULL,
+    namespace text NOT NULL,
+    status text NOT NULL
+);
+
+INSERT INTO tally (namespace, status, closed)
+SELECT r.namespace, r.status, count(*)
+FROM run AS r
+WHERE r.closed_at IS NOT NULL
+GROUP BY r.namespace, r.status;
