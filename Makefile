@@ -1,5 +1,5 @@
 # For people who work on Holdfast. Everything runs in .venv, which run.py makes.
-.PHONY: check test fmt lock bench
+.PHONY: check test fmt lock bench schemas
 
 UV_VERSION := 0.13.9
 LOCK := uv pip compile pyproject.toml --universal --generate-hashes --no-emit-index-url --no-header \
@@ -19,6 +19,10 @@ fmt:
 
 bench:  ## Figures, not assertions; nothing else should be running.
 	python3 run.py test -n 0 -m bench -s tests/bench
+
+schemas:  ## The JSON Schemas of what is on the wire, after a change in wire/.
+	python3 run.py test --version
+	.venv/bin/python -m holdfast.wire.schemas schemas/wire
 
 lock:  ## Newest versions that pyproject.toml allows, for every Python and platform it allows.
 	tools=$$(mktemp -d) && trap 'rm -rf "$$tools"' EXIT \

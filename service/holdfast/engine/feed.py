@@ -131,11 +131,11 @@ class Relay:
 
 
 def _entry_message(row: journal_feed.OwedEntry) -> Message:
-    """The message of one journal entry; its id is the entry's number."""
+    """The message of one journal entry. Its id is the entry's number and moment: a restored database counts again."""
     entry = codec.decode(row.entry, JournalEntry)
     body = codec.encode(msgspec.structs.replace(entry, at=row.at))
     headers = {
-        "Nats-Msg-Id": f"journal:{row.id}",
+        "Nats-Msg-Id": f"journal:{row.id}:{row.at}",
         "Holdfast-Fact": entry.fact,
     }
     return subjects.journal(row.namespace, row.record), body, headers
