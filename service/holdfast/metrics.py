@@ -195,6 +195,7 @@ class Metrics:
         self.leases_expired = count("leases_expired", "Leases that ran out.", "kind")
         self.sweep_rescues = count("sweep_rescues", "Ready tasks that no hint had found.", "kind")
         self.task_failures = count("task_failures", "Tasks that failed.", "namespace", "kind", "cause")
+        self.workers = level("workers", "Workers this process heard of within a minute.").labels()
         self.timer_lateness = spread("timer_lateness_seconds", "Time fired after due.", FAST_S).labels()
 
         # Runs.
@@ -210,6 +211,10 @@ class Metrics:
             "Entries of the feed not yet published, as the relay last saw them (at most a page).",
         ).labels()
         self.outbox_lag = level("outbox_lag_seconds", "Age of the oldest such entry.").labels()
+        self.runs_archived = count("runs_archived", "Closed runs whose history went to the archive.").labels()
+        self.runs_purged = count(
+            "runs_purged", "Closed runs whose history was deleted after its retention."
+        ).labels()
         self.events_published = count("events_published", "Entries of the feed published.").labels()
         self.bus = count("bus", "What this process's connection to the broker did.", "what")
         self.up = level("up", "1 while the part answers, else 0.", "part")

@@ -105,6 +105,7 @@ class Worker:
             client=client,
             converter=client.data_converter,
             worker=f"{identity or client.identity}:{secrets.token_hex(4)}",
+            identity=identity or client.identity,
             task_queue=task_queue,
             build_id=build_id or "",
             workflows=_by_name("workflow", (definitions.must_define(cls) for cls in workflows)),

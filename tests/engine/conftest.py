@@ -11,8 +11,10 @@ import pytest
 from holdfast.bus import Bus
 from holdfast.engine.engine import Engine
 from holdfast.metrics import Metrics
+from holdfast.store import Store
 from holdfast.store.session import Pool, open_pool
 from tests.engine.parts import Parts
+from tests.engine.scheduling import Scheduling
 from tests.store.rows import Sql
 
 
@@ -57,3 +59,10 @@ async def parts(pool: Pool, look: Sql, nats_url: str, namespace: str) -> AsyncIt
         with contextlib.suppress(asyncio.CancelledError):
             await writer
     await own.close()
+
+
+@pytest.fixture
+async def planned(parts: Parts, database: str) -> AsyncIterator[Scheduling]:
+    """The schedules of that engine's namespace; nothing looks at them but the test."""
+    async with await Store.connect(database) as store:
+        yield Scheduling(parts, store)

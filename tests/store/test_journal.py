@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from holdfast.core import facts as f
 from holdfast.core import state as s
+from holdfast.core.decide import decide
 from holdfast.core.evolve import evolve
 from holdfast.core.requests import Ask
 from holdfast.store import journal, tasks
@@ -324,7 +326,16 @@ async def test_a_batch_without_any_fact_writes_nothing(pool: Pool) -> None:
         states, _ = await journal.lock(session, [run_id], [], [], [])
         assert await record(session, list(states.values())) == set()
 
-    assert pool.counts.statements - statements == 2, "the two that lock"
+    assert pool.counts.statements - statements == 1, "the one that locks"
+
+
+async def test_a_turn_is_one_statement_that_locks_and_one_that_writes(pool: Pool) -> None:
+    run_id = await start(pool)
+    statements = pool.counts.statements
+
+    await turn(pool, run_id, schedule(1), c.StartTimer(seq=2, delay_s=9))
+
+    assert pool.counts.statements - statements == 2
 
 
 async def test_starting_alone_is_one_statement_without_a_transaction_around_it(pool: Pool) -> None:
@@ -345,6 +356,103 @@ async def test_request_ids_are_forgotten_when_they_are_old_and_not_before(pool: 
     assert await journal.forget_requests(pool, 48 * 3600.0, 100) == 1
 
     assert await sql("SELECT request_id FROM request") == ["new"]
+
+
+# -- a lock that was waited for -----------------------------------------------------------------
+
+
+async def read_behind(
+    pool: Pool, run_id: str, writing: Callable[[Callable[[], Any]], Awaitable[Any]]
+) -> s.RunState:
+    """What is read under the lock of a run by somebody who waited for it until *writing* was committed.
+
+    *writing* is carried out until it calls what it is given, then the reader asks.
+    """
+    reading: list[asyncio.Task[s.RunState]] = []
+
+    async def ask() -> None:
+        reading.append(asyncio.create_task(read(pool, run_id, activities=[1, 2])))
+        async with Sql.connected(pool.url) as other:
+            await other.until("SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock')")
+
+    await writing(ask)
+    return await reading[0]
+
+
+async def test_work_that_was_scheduled_meanwhile_is_seen(pool: Pool) -> None:
+    run_id = await start(pool)
+
+    async def write(before_commit: Callable[[], Any]) -> None:
+        async with pool.transaction() as session:
+            states, now = await journal.lock(session, [run_id], [], [], [])
+            state = states[run_id]
+            report = m.CompleteWorkflowTask(
+                run_id=run_id, worker="w1", fence=1, seen_seq=1, commands=[schedule(1), schedule(2)]
+            )
+            for fact in decide(state, report, now).facts:
+                evolve(state, fact, now)
+            await record(session, [state])
+            await before_commit()
+
+    found = await read_behind(pool, run_id, write)
+
+    assert (set(found.activities), set(found.tasks)) == ({1, 2}, {1, 2})
+    assert (found.run.open_activities, found.run.last_seq) == (2, 4)
+
+
+async def test_progress_that_was_told_meanwhile_is_seen_though_it_is_no_event(pool: Pool) -> None:
+    """Of the activity's row nothing is locked; that it changed is told by the version of its run."""
+    run_id = await start(pool)
+    await turn(pool, run_id, schedule(1))
+    (claimed,) = await tasks.claim_activities(pool, "main", QUEUE, "w1", 1, LEASE_S)
+    beat = m.ActivityHeartbeat(run_id=run_id, worker="w1", seq=1, fence=claimed.fence, details=b"[7]")
+
+    found = await read_behind(
+        pool, run_id, lambda ask: change(pool, run_id, beat, activities=[1], before_commit=ask)
+    )
+
+    assert found.activities[1].heartbeat_details == b"[7]"
+    assert found.first_new_seq == 4, "no event"
+
+
+async def test_work_that_was_given_back_meanwhile_is_seen_as_ready(pool: Pool) -> None:
+    run_id = await start(pool)
+    await turn(pool, run_id, schedule(1))
+    (claimed,) = await tasks.claim_activities(pool, "main", QUEUE, "w1", 1, LEASE_S)
+    release = m.ReleaseTask(run_id=run_id, worker="w1", seq=1, fence=claimed.fence)
+
+    found = await read_behind(
+        pool, run_id, lambda ask: change(pool, run_id, release, activities=[1], before_commit=ask)
+    )
+
+    assert found.tasks[1].worker is None
+    assert found.activities[1].status == "PENDING"
+
+
+async def test_work_that_was_done_meanwhile_is_gone(pool: Pool) -> None:
+    run_id = await start(pool)
+    await turn(pool, run_id, schedule(1))
+    (claimed,) = await tasks.claim_activities(pool, "main", QUEUE, "w1", 1, LEASE_S)
+    done = m.CompleteActivity(run_id=run_id, worker="w1", seq=1, fence=claimed.fence, result=b"1")
+
+    found = await read_behind(
+        pool, run_id, lambda ask: change(pool, run_id, done, activities=[1], before_commit=ask)
+    )
+
+    assert set(found.tasks) == {0}, "the workflow task that the result opened"
+    assert found.activities[1].status == "COMPLETED"
+
+
+async def test_a_lock_that_nobody_held_is_one_statement_and_one_that_was_waited_for_two(pool: Pool) -> None:
+    run_id = await start(pool)
+    signal = Ask(m.Signal(request_id="s", workflow_id="order-1", name="n"), b"h")
+    statements = pool.counts.statements
+
+    await read(pool, run_id)
+    assert pool.counts.statements - statements == 1
+    await read_behind(pool, run_id, lambda ask: change(pool, run_id, signal, before_commit=ask))
+
+    assert pool.counts.statements - statements == 1 + 2 + 2
 
 
 # -- a lease is never overwritten --------------------------------------------------------------

@@ -104,6 +104,16 @@ def removed(plan: dict[str, Any]) -> int:
     return int(sum(node.get("Rows Removed by Filter", 0) * node["Actual Loops"] for node in nodes(plan)))
 
 
+def removed_by_joins(plan: dict[str, Any]) -> int:
+    """Pairs of rows that were compared for nothing."""
+    return int(sum(node.get("Rows Removed by Join Filter", 0) * node["Actual Loops"] for node in nodes(plan)))
+
+
+def places(statement: Query[Any] | Statement) -> int:
+    """How many values the statement takes."""
+    return max(map(int, re.findall(r"\$(\d+)", statement.text)))
+
+
 @pytest.mark.parametrize("limit", [1, 20])
 @pytest.mark.parametrize(
     ("claim", "index"),
@@ -159,8 +169,7 @@ async def test_looking_for_what_is_due_reads_only_that(crowded: Sql, due: Any, a
 
 
 READS: dict[str, tuple[Query[Any] | Statement, tuple[Any, ...]]] = {
-    "lock runs": (run_rows.LOCK_RUNS, (RUNS,)),
-    "lock work": (owned_rows.LOCK_WORK, (RUNS * 2, [0] * 20 + [1] * 20)),
+    "lock": (owned_rows.LOCK, (RUNS * 2, [0] * 20 + [1] * 20)),
     "timers": (owned_rows.READ_TIMERS, (RUNS, [2] * 20)),
     "requests": (owned_rows.READ_REQUESTS, (["main"] * 3, ["r1", "r2", "none"])),
     "resolve": (run_rows.RESOLVE, (["main"] * 3, ["w1", "w2", "none"], ["r1", "", "x"])),
@@ -189,25 +198,43 @@ async def test_no_statement_of_a_request_reads_a_whole_table(crowded: Sql, name:
 
 
 async def test_recording_a_batch_touches_its_rows_only(crowded: Sql) -> None:
-    """The one statement with a step for every kind of row, here with changes to twenty runs."""
-    args: list[list[Any]] = [[] for _ in range(max(map(int, re.findall(r"\$(\d+)", record.RECORD.text))))]
-    run_columns: list[Any] = [RUNS, ["RUNNING"] * 20, [2] * 20, [1.7e9] * 20]
-    run_columns += [[0] * 20 for _ in range(9)] + [
-        ["false"] * 20,
-        [None] * 20,
-        [0] * 20,
-        [None] * 20,
-        [None] * 20,
-    ]
-    for index, column in enumerate([*run_columns, [None] * 20]):
-        args[index] = column
-    args[68], args[69] = RUNS, [0] * 20
+    """The statement with a step for every kind of row that a run owns, here with changes to twenty runs."""
+    args: list[list[Any] | None] = [None] * places(record.CHANGE_RUNS)
+    args[23:25] = RUNS, [0] * 20
+    args[66:70] = RUNS, ["RUNNING"] * 20, [2] * 20, [1.7e9] * 20
+    args[70:79] = [[0] * 20 for _ in range(9)]
+    args[79:] = ["false"] * 20, [None] * 20, [0] * 20, [None] * 20, [None] * 20, [None] * 20
 
-    plan = await plan_of(crowded, record.RECORD, *args)
+    plan = await plan_of(crowded, record.CHANGE_RUNS, *args)
 
     assert scans(plan) == set()
-    updated = [
-        node for node in nodes(plan) if node["Node Type"] == "ModifyTable" and node["Relation Name"] == "run"
-    ]
-    assert updated
+    touched = {node["Relation Name"]: node for node in nodes(plan) if node["Node Type"] == "ModifyTable"}
+    assert {"run", "task", "event", "activity", "timer", "request", "outbox"} == set(touched)
     assert pages(plan) < 3_000, pages(plan)
+
+
+async def test_opening_runs_reads_no_table(crowded: Sql) -> None:
+    """Twenty new runs, half of them with workflow ids that are taken."""
+    ids = [f"f0000000-0000-0000-0000-{n:012x}" for n in range(20)]
+    names = [f"w{n}" if n % 2 else f"new{n}" for n in range(1, 21)]
+    args: list[list[Any] | None] = [None] * places(record.OPEN_RUNS)
+    args[:8] = ids, ["main"] * 20, names, ["t"] * 20, ["q7"] * 20, ["PENDING"] * 20, [1] * 20, [1.7e9] * 20
+    args[8:17] = [[0] * 20 for _ in range(9)]
+    args[17:22] = ["false"] * 20, [None] * 20, [0] * 20, [None] * 20, [None] * 20
+    args[22:26] = ["r"] * 20, [""] * 20, [1.7e9] * 20, [None] * 20
+
+    plan = await plan_of(crowded, record.OPEN_RUNS, *args)
+
+    assert scans(plan) == set()
+    assert "run_chain" in indexes(plan)
+    assert plan["Actual Rows"] == 10, "those that lost"
+    assert pages(plan) < 3_000, pages(plan)
+
+
+async def test_locking_hundreds_of_runs_takes_time_in_proportion(crowded: Sql) -> None:
+    """No step compares every row of the batch with every other."""
+    ids = [f"00000000-0000-0000-0000-{n:012x}" for n in range(1, 201)]
+
+    plan = await plan_of(crowded, owned_rows.LOCK, ids * 2, [0] * 200 + [1] * 200)
+
+    assert removed_by_joins(plan) <= 400, removed_by_joins(plan)

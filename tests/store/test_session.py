@@ -190,7 +190,7 @@ async def test_idle_connections_that_were_cut_are_replaced_unnoticed(pool: Pool,
     pid = (await pool.rows(PID))[0].n
     await kill(sql, pid)
     async with asyncio.timeout(5):
-        while pool._pool.get_idle_size():
+        while pool._pool.get_size():
             await asyncio.sleep(0)
 
     assert (await pool.rows(PID))[0].n != pid
@@ -366,3 +366,35 @@ async def test_more_callers_than_connections_take_turns(database: str) -> None:
 
     assert len({rows[0].n for rows in found}) <= 2
     await pool.close()
+
+
+async def test_a_connection_serves_one_use_after_the_other(pool: Pool) -> None:
+    found = []
+    for _ in range(5):
+        found.append((await pool.rows(PID))[0].n)
+        async with pool.transaction() as session:
+            found.append((await session.rows(PID))[0].n)
+
+    assert len(set(found)) == 1
+
+
+async def test_a_connection_that_somebody_waits_for_is_not_kept_from_him(database: str) -> None:
+    pool = await open_pool(database, size=1, name="test")
+    async with pool.transaction() as session:
+        mine = (await session.rows(PID))[0].n
+        waiting = [asyncio.create_task(pool.rows(PID)) for _ in range(3)]
+        await asyncio.sleep(0)
+
+    async with asyncio.timeout(5):
+        assert [rows[0].n for rows in await asyncio.gather(*waiting)] == [mine] * 3
+    await pool.close()
+
+
+async def test_closing_ends_every_connection_used_or_not(database: str, sql: Sql) -> None:
+    pool = await open_pool(database, size=4, name="closing")
+    await asyncio.gather(*(pool.rows(PID) for _ in range(4)))
+
+    async with asyncio.timeout(1.5):
+        await pool.close()
+
+    await sql.until("SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'closing')")

@@ -15,7 +15,7 @@ from holdfast.engine.loops import TRANSIENT
 from holdfast.engine.transact import Change
 from holdfast.exceptions import HoldfastError
 from holdfast.metrics import replace
-from holdfast.store import due_work, journal
+from holdfast.store import due_work, journal, tally
 from holdfast.wire.subjects import TaskKind
 
 STEP_MAX = 1_000
@@ -64,8 +64,12 @@ class Clock:
         return handled
 
     async def forget(self) -> int:
-        """Drop request ids that nobody repeats any more, and workers that are gone; a pass every ten minutes."""
+        """Drop request ids that nobody repeats any more, and workers that are gone; a pass every ten minutes.
+
+        The counts of closed runs are added up, so that reading them stays cheap.
+        """
         self._engine.credits.forget_silent(time.monotonic())
+        await tally.add_up(self._engine.pool)
         return await journal.forget_requests(self._engine.pool, REQUESTS_KEPT_S, FORGET_MAX)
 
     def idle_s(self) -> float:

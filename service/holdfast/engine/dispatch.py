@@ -16,6 +16,7 @@ import msgspec
 from holdfast.core import facts as f
 from holdfast.core import state as s
 from holdfast.core.evolve import evolve
+from holdfast.engine.workers import Roster
 
 CREDIT_S = 15.0
 """How long a worker's word about its free slots is believed."""
@@ -43,14 +44,22 @@ class Assigned(msgspec.Struct, frozen=True):
 
 
 class Credits:
-    """The credit of every worker heard of lately."""
+    """The credit of every worker heard of lately; `roster` knows what each registered for."""
 
     def __init__(self) -> None:
+        self.roster = Roster()
         self._by_worker: dict[tuple[str, str], Credit] = {}
         self._by_queue: dict[tuple[str, str], dict[str, Credit]] = {}
 
     def hear(self, credit: Credit) -> Credit:
-        """Believe what a worker says, instead of what it said before. One credit holds for all that it says at once."""
+        """Believe what a worker says, instead of what it said before. One credit holds for all that it says at once.
+
+        No more of it than the worker registered for.
+        """
+        self.roster.heard(credit.worker, credit.heard_at)
+        credit.workflow_slots, credit.activity_slots = self.roster.capped(
+            credit.worker, credit.workflow_slots, credit.activity_slots
+        )
         known = self._by_worker.get((credit.namespace, credit.worker))
         if known is not None and known.task_queue == credit.task_queue:
             known.workflow_slots, known.activity_slots = credit.workflow_slots, credit.activity_slots

@@ -87,8 +87,12 @@ async def result(engine: Engine, namespace: str, request: m.Result) -> m.Outcome
 
 async def claim(engine: Engine, namespace: str, request: m.Claim) -> m.Tasks:
     """Lease ready tasks to a worker; what it could take beyond them is its credit."""
-    workflow_slots = min(max(request.workflow_slots, 0), CLAIM_MAX)
-    activity_slots = min(max(request.activity_slots, 0), CLAIM_MAX)
+    workflow_slots, activity_slots = (
+        min(slots, CLAIM_MAX)
+        for slots in engine.credits.roster.capped(
+            request.worker, request.workflow_slots, request.activity_slots
+        )
+    )
     workflows: list[task_store.ClaimedWorkflow] = []
     activities: list[task_store.ClaimedActivity] = []
     if workflow_slots:
@@ -163,7 +167,9 @@ async def heartbeat(engine: Engine, namespace: str, request: m.WorkerHeartbeat) 
     """A worker lives: believe its free slots, extend its leases, tell what it lost. Without leases no query runs."""
     if request.is_stopping:
         engine.credits.forget(namespace, request.worker)
+        engine.credits.roster.left(request.worker)
     else:
+        engine.credits.roster.announced(namespace, request, time.monotonic())
         _hear(
             engine,
             namespace,

@@ -21,12 +21,13 @@ log = logging.getLogger("holdfast.worker")
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerSettings:
-    """One worker. `worker` is its name on the bus and in leases: unique among all workers."""
+    """One worker. `worker` is its name on the bus and in leases: unique among all workers; `identity` what people call it."""
 
     rpc: Rpc
     client: Any
     converter: DataConverter
     worker: str
+    identity: str
     task_queue: str
     build_id: str
     workflows: Mapping[str | None, WorkflowDefinition]

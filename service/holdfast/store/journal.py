@@ -64,24 +64,28 @@ async def lock(
     the answer. Runs are locked in id order, then their tasks, so that overlapping batches
     cannot deadlock.
     """
-    ids = sorted(set(run_ids))
-    locked = await session.rows(runs.LOCK_RUNS, ids)
-    now = max(row.now for row in locked)
+    ids = set(run_ids)
+    asked = _pairs(sorted({*(pair for pair in named if pair[0] in ids), *((run_id, 0) for run_id in ids)}))
+    found = await session.rows(own.LOCK, *asked)
+    while any(row.is_stale for row in found):
+        # The lock was waited for. Now that it is held, what the runs own can be read as it is.
+        found = await session.rows(own.LOCK, *asked)
+    now = max(row.now for row in found)
     states: dict[str, s.RunState] = {}
-    for row in locked:
-        run = row.run()
-        if run is not None:
+    for row in found:
+        run = row.run() if row.run_id not in states else states[row.run_id].run
+        if run is None:
+            continue
+        if run.run_id not in states:
             states[run.run_id] = s.RunState(run=run, first_new_seq=run.last_seq + 1)
+        state = states[run.run_id]
+        task, activity = row.task(), row.activity()
+        if task is not None:
+            state.tasks[row.seq] = task
+        if activity is not None:
+            state.activities[row.seq] = activity
     if not states:
         return states, now
-    tasks = sorted({*(pair for pair in named if pair[0] in states), *((run_id, 0) for run_id in states)})
-    for work in await session.rows(own.LOCK_WORK, *_pairs(tasks)):
-        state = states[work.run_id]
-        task, activity = work.task(), work.activity()
-        if task is not None:
-            state.tasks[work.seq] = task
-        if activity is not None:
-            state.activities[work.seq] = activity
     timers = sorted({pair for pair in named_timers if pair[0] in states})
     if timers:
         for timer in await session.rows(own.READ_TIMERS, *_pairs(timers)):

@@ -1,4 +1,4 @@
-"""The statements that read what a run owns, under the run's lock: tasks, activities, timers, kept requests.
+"""The statements that lock runs and read what they own: tasks, activities, timers, kept requests.
 
 Times go in and come out as epoch seconds, run ids as text.
 """
@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from holdfast.core import state as s
+from holdfast.store.run_rows import RunRow
 from holdfast.store.session import Query, Statement
 from holdfast.wire import codec
 from holdfast.wire.failures import Failure
@@ -21,11 +22,15 @@ _ACTIVITY_FIELDS = [
 ]
 
 
-class WorkRow(msgspec.Struct, kw_only=True):
-    """A named piece of work: its open task and its activity, each if there is one."""
+class WorkRow(RunRow, kw_only=True):
+    """A named piece of work: its run, its open task and its activity, each if there is one.
 
-    run_id: str
+    `is_stale` says that the run changed between the statement's snapshot and its lock: what it owns may be
+    missing, or be as it was before.
+    """
+
     seq: int
+    is_stale: bool
     is_task: bool
     task_namespace: str | None
     task_task_queue: str | None
@@ -43,7 +48,6 @@ class WorkRow(msgspec.Struct, kw_only=True):
     task_deadline: float | None
     task_sticky_worker: str | None
     task_sticky_until: float | None
-    is_activity: bool
     activity_namespace: str | None
     activity_activity_id: str | None
     activity_name: str | None
@@ -62,14 +66,14 @@ class WorkRow(msgspec.Struct, kw_only=True):
 
     def task(self) -> s.Task | None:
         """The open task."""
-        if not self.is_task:
+        if self.run_id is None or not self.is_task:
             return None
         fields: dict[str, Any] = {name: getattr(self, f"task_{name}") for name in _TASK_FIELDS}
         return s.Task(run_id=self.run_id, seq=self.seq, **fields)
 
     def activity(self) -> s.Activity | None:
         """The activity, open or settled."""
-        if not self.is_activity or self.activity_options is None:
+        if self.run_id is None or self.activity_options is None:
             return None
         fields: dict[str, Any] = {name: getattr(self, f"activity_{name}") for name in _ACTIVITY_FIELDS}
         failure = self.activity_last_failure
@@ -82,22 +86,25 @@ class WorkRow(msgspec.Struct, kw_only=True):
         )
 
 
-# Tasks are locked too: a claim locks nothing else, and its lease must not be overwritten.
-LOCK_WORK = Query(
+# Runs are locked before their tasks, both in the order of their ids. Tasks are locked because a claim locks nothing
+# else, and its lease must not be overwritten. A lock may have been waited for: the locked rows are then as they are
+# now, the others as they were when the statement began. That is told by the run's version (record.py writes the run
+# with whatever it owns); read again, under the lock, nothing can be stale. The clock is read after the wait.
+# OFFSET 0: planned while the tables were empty, a plain join would go through a whole index for each row ever after.
+LOCK = Query(
     """
-    WITH asked AS (
-        SELECT a.run_id, a.seq
-        FROM unnest($1::uuid[], $2::int[]) AS a (run_id, seq)
-    ), locked AS MATERIALIZED (
-        SELECT t.*
-        FROM task AS t
-        JOIN asked AS a ON a.run_id = t.run_id AND a.seq = t.seq
-        ORDER BY t.run_id, t.seq
-        FOR UPDATE OF t
-    )
     SELECT
-        asked.run_id::text AS run_id,
+        extract(epoch FROM clock_timestamp())::float8 AS now,
+        r.run_id::text AS run_id,
+        extract(epoch FROM r.last_at)::float8 AS last_at,
+        extract(epoch FROM r.created_at)::float8 AS created_at,
+        extract(epoch FROM r.closed_at)::float8 AS closed_at,
+        r.fence, r.done_fence, r.last_seq, r.last_message_seq, r.command_seq, r.done_seq, r.done_marker, r.done_head,
+        r.open_activities, r.open_timers, r.sticky_seq, r.is_cancel_requested,
+        r.namespace, r.workflow_id, r.workflow_type, r.task_queue, r.status, r.request_id, r.request_hash,
+        r.sticky_worker, r.task_failure_cause, r.task_failure,
         asked.seq,
+        before.ctid IS DISTINCT FROM r.version AS is_stale,
         t.run_id IS NOT NULL AS is_task,
         t.namespace AS task_namespace,
         t.task_queue AS task_task_queue,
@@ -115,7 +122,6 @@ LOCK_WORK = Query(
         extract(epoch FROM t.deadline)::float8 AS task_deadline,
         t.sticky_worker AS task_sticky_worker,
         extract(epoch FROM t.sticky_until)::float8 AS task_sticky_until,
-        a.run_id IS NOT NULL AS is_activity,
         a.namespace AS activity_namespace,
         a.activity_id AS activity_activity_id,
         a.name AS activity_name,
@@ -131,9 +137,35 @@ LOCK_WORK = Query(
         extract(epoch FROM a.last_heartbeat_at)::float8 AS activity_last_heartbeat_at,
         extract(epoch FROM a.closed_at)::float8 AS activity_closed_at,
         a.closed_fence AS activity_closed_fence
-    FROM asked
-    LEFT JOIN locked AS t ON t.run_id = asked.run_id AND t.seq = asked.seq
-    LEFT JOIN activity AS a ON asked.seq > 0 AND a.run_id = asked.run_id AND a.seq = asked.seq
+    FROM (
+        SELECT a.run_id, a.seq
+        FROM unnest($1::uuid[], $2::int[]) AS a (run_id, seq)
+        ORDER BY a.run_id, a.seq
+    ) AS asked
+    LEFT JOIN LATERAL (
+        SELECT run.*, run.ctid AS version
+        FROM run
+        WHERE run.run_id = asked.run_id
+        FOR UPDATE
+    ) AS r ON true
+    LEFT JOIN LATERAL (
+        SELECT task.*
+        FROM task
+        WHERE task.run_id = r.run_id AND task.seq = asked.seq
+        FOR UPDATE
+    ) AS t ON true
+    LEFT JOIN LATERAL (
+        SELECT run.ctid
+        FROM run
+        WHERE run.run_id = r.run_id
+        OFFSET 0
+    ) AS before ON true
+    LEFT JOIN LATERAL (
+        SELECT activity.*
+        FROM activity
+        WHERE asked.seq > 0 AND activity.run_id = r.run_id AND activity.seq = asked.seq
+        OFFSET 0
+    ) AS a ON true
     """,
     WorkRow,
 )

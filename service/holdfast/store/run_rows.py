@@ -1,4 +1,4 @@
-"""The statements that find and lock run rows.
+"""Run rows, and the statement that finds them.
 
 Times go in and come out as epoch seconds, run ids as text.
 """
@@ -40,8 +40,8 @@ RUN_COLUMNS = (
 )
 
 
-class LockedRun(msgspec.Struct, kw_only=True):
-    """A run as LEFT JOIN tells it: every column None where there is none."""
+class RunRow(msgspec.Struct, kw_only=True):
+    """A run as LEFT JOIN tells it: every column but the clock's None where there is none."""
 
     now: float
     run_id: str | None
@@ -78,7 +78,7 @@ class LockedRun(msgspec.Struct, kw_only=True):
         return s.Run(**{name: getattr(self, name) for name in RUN_COLUMNS})
 
 
-class ResolvedRow(LockedRun, kw_only=True):
+class ResolvedRow(RunRow, kw_only=True):
     """A run found for address number `position` (from 1)."""
 
     position: int
@@ -93,13 +93,13 @@ RESOLVE = Query(
     ), known AS (
         SELECT a.position, true AS is_newest, newest.run_id
         FROM asked AS a
-        CROSS JOIN LATERAL (
+        LEFT JOIN LATERAL (
             SELECT r.run_id
             FROM run AS r
             WHERE r.namespace = a.namespace AND r.workflow_id = a.workflow_id
             ORDER BY r.run_id DESC
             LIMIT 1
-        ) AS newest
+        ) AS newest ON true
         UNION ALL
         SELECT a.position, false, repeat.run_id
         FROM asked AS a
@@ -113,8 +113,8 @@ RESOLVE = Query(
         WHERE a.request_id <> ''
     )
     SELECT
-        coalesce(k.position, a.position) AS position,
-        coalesce(k.is_newest, true) AS is_newest,
+        k.position,
+        k.is_newest,
         extract(epoch FROM clock_timestamp())::float8 AS now,
         r.run_id::text AS run_id,
         extract(epoch FROM r.last_at)::float8 AS last_at,
@@ -124,35 +124,8 @@ RESOLVE = Query(
         r.open_activities, r.open_timers, r.sticky_seq, r.is_cancel_requested,
         r.namespace, r.workflow_id, r.workflow_type, r.task_queue, r.status, r.request_id, r.request_hash,
         r.sticky_worker, r.task_failure_cause, r.task_failure
-    FROM asked AS a
-    LEFT JOIN known AS k ON k.position = a.position
+    FROM known AS k
     LEFT JOIN run AS r ON r.run_id = k.run_id
     """,
     ResolvedRow,
-)
-
-# The clock is read outside the CTE: beside the locking SELECT it would be read before the wait.
-LOCK_RUNS = Query(
-    """
-    WITH locked AS MATERIALIZED (
-        SELECT r.*
-        FROM run AS r
-        WHERE r.run_id = ANY($1::uuid[])
-        ORDER BY r.run_id
-        FOR UPDATE
-    )
-    SELECT
-        extract(epoch FROM clock_timestamp())::float8 AS now,
-        r.run_id::text AS run_id,
-        extract(epoch FROM r.last_at)::float8 AS last_at,
-        extract(epoch FROM r.created_at)::float8 AS created_at,
-        extract(epoch FROM r.closed_at)::float8 AS closed_at,
-        r.fence, r.done_fence, r.last_seq, r.last_message_seq, r.command_seq, r.done_seq, r.done_marker, r.done_head,
-        r.open_activities, r.open_timers, r.sticky_seq, r.is_cancel_requested,
-        r.namespace, r.workflow_id, r.workflow_type, r.task_queue, r.status, r.request_id, r.request_hash,
-        r.sticky_worker, r.task_failure_cause, r.task_failure
-    FROM unnest($1::uuid[]) AS asked (run_id)
-    LEFT JOIN locked AS r ON r.run_id = asked.run_id
-    """,
-    LockedRun,
 )

@@ -425,7 +425,11 @@ class Lease(msgspec.Struct, frozen=True, array_like=True):
 
 
 class WorkerHeartbeat(Message, frozen=True, kw_only=True):
-    """This worker lives and has so many free slots; extend `leases` (only those older than a third of their length)."""
+    """This worker lives and has so many free slots; extend `leases` (only those older than a third of their length).
+
+    `identity` is what people call it, `max_…` what it takes at once; `workflows` and `activities` are the types that it
+    knows. None: it does not say, or takes any. One that `is_stopping` is given nothing more.
+    """
 
     worker: str
     task_queue: str
@@ -435,6 +439,11 @@ class WorkerHeartbeat(Message, frozen=True, kw_only=True):
     build_id: str = ""
     sdk: str = ""
     is_stopping: bool = False
+    identity: str = ""
+    workflows: list[str] | None = None
+    activities: list[str] | None = None
+    max_workflow_tasks: int | None = None
+    max_activities: int | None = None
 
 
 class WorkerAnswer(Message, frozen=True, kw_only=True):

@@ -7,7 +7,6 @@ server ends a session that is silent, and the holder drops one that does not ans
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import Any
 
 import asyncpg
@@ -25,63 +24,79 @@ _GONE = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, asyncpg.P
 
 
 class Leadership:
-    """The scheduler lock of one process. Nothing is connected until it is asked for."""
+    """The scheduler lock of one process. Nothing is connected until it is asked for.
+
+    One coroutine at a time touches the connection: whoever has the turn. Whatever cancels or fails in between, a
+    connection is either kept here, with its beat, or ended.
+    """
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._connection: Any = None
         self._beat: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
+        self._is_closed = False
 
     @property
     def is_held(self) -> bool:
-        """Whether this process holds the lock, as far as it knows."""
+        """Whether this process holds the lock, as far as it knows: a loss is noticed within seconds."""
         return self._connection is not None
 
     async def acquire(self) -> bool:
         """Whether this process holds the lock now; asking again while it does gives True.
 
-        Raises `Unavailable` when Postgres does not answer, `Invalid` for an URL that is none.
+        Raises `Unavailable` when Postgres does not answer or after `close`, `Invalid` for an URL that is none.
         """
         async with self._turn:
-            if self._connection is not None and await self._answers():
-                return True
-            await self._drop()
+            if self._is_closed:
+                raise Unavailable("the store is closed: open it again to ask for the scheduler lock")
+            if self._connection is not None:
+                if await self._answers():
+                    return True
+                self._lose()
             connection = await self._connect()
+            is_held: bool = False
             try:
                 async with asyncio.timeout(ANSWER_S):
-                    is_held: bool = await connection.fetchval(TRY_LOCK)
+                    is_held = await connection.fetchval(TRY_LOCK)
             except _GONE as error:
-                connection.terminate()
-                raise Unavailable(f"Postgres does not answer: {error}; ask again") from error
-            except BaseException:
-                connection.terminate()
-                raise
-            if not is_held:
-                await _hang_up(connection)
-                return False
-            self._connection = connection
-            self._beat = asyncio.create_task(self._keep(connection), name="holdfast scheduler lock")
-            return True
+                raise Unavailable(f"Postgres does not answer: {_named(error)}; ask again") from error
+            finally:
+                if not is_held:
+                    # Not said goodbye to: the answer could be waited for in vain.
+                    connection.terminate()
+            if is_held:
+                self._connection = connection
+                self._beat = asyncio.create_task(self._keep(connection), name="holdfast scheduler lock")
+            return is_held
 
     async def close(self) -> None:
-        """Let go of the lock, if held."""
+        """Let go of the lock, if held, for good. Waits for an `acquire` that is under way, seconds at most."""
+        self._is_closed = True
         async with self._turn:
-            await self._drop()
+            connection = self._connection
+            self._forget()
+            if connection is None:
+                return
+            try:
+                # The lock is free once the server has heard of it.
+                await connection.close(timeout=ANSWER_S)
+            except _GONE:
+                connection.terminate()
 
     async def _keep(self, connection: Any) -> None:
-        """Beat until the connection does not answer any more."""
+        """Beat until the connection does not answer any more, or another one has taken its place."""
         while True:
             await asyncio.sleep(BEAT_S)
             async with self._turn:
                 if self._connection is not connection:
                     return
                 if not await self._answers():
-                    self._connection = None
-                    connection.terminate()
+                    self._lose()
                     return
 
     async def _answers(self) -> bool:
+        """Whether the session lives, and so holds what it held."""
         try:
             async with asyncio.timeout(ANSWER_S):
                 await self._connection.fetchval(BEAT)
@@ -89,15 +104,15 @@ class Leadership:
             return False
         return True
 
-    async def _drop(self) -> None:
-        beat, connection = self._beat, self._connection
+    def _lose(self) -> None:
+        self._connection.terminate()
+        self._forget()
+
+    def _forget(self) -> None:
+        # The beat only ever sleeps or waits for its turn while somebody else has it, so it may be cancelled and left.
+        if self._beat is not None and self._beat is not asyncio.current_task():
+            self._beat.cancel()
         self._beat = self._connection = None
-        if beat is not None and not beat.done():
-            beat.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await beat
-        if connection is not None:
-            await _hang_up(connection)
 
     async def _connect(self) -> Any:
         try:
@@ -117,11 +132,8 @@ class Leadership:
                 f"not a Postgres URL: {error}; expected postgresql://user:password@host:port/database"
             ) from error
         except _GONE as error:
-            raise Unavailable(f"Postgres does not answer: {str(error) or type(error).__name__}") from error
+            raise Unavailable(f"Postgres does not answer: {_named(error)}") from error
 
 
-async def _hang_up(connection: Any) -> None:
-    try:
-        await connection.close(timeout=ANSWER_S)
-    except (*_GONE, TimeoutError):
-        connection.terminate()
+def _named(error: BaseException) -> str:
+    return str(error) or type(error).__name__
