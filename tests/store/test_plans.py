@@ -203,13 +203,13 @@ async def test_recording_a_batch_touches_its_rows_only(crowded: Sql) -> None:
     args[23:25] = RUNS, [0] * 20
     args[66:70] = RUNS, ["RUNNING"] * 20, [2] * 20, [1.7e9] * 20
     args[70:79] = [[0] * 20 for _ in range(9)]
-    args[79:] = ["false"] * 20, [None] * 20, [0] * 20, [None] * 20, [None] * 20, [None] * 20
+    args[79:85] = ["false"] * 20, [None] * 20, [0] * 20, [None] * 20, [None] * 20, [None] * 20
 
     plan = await plan_of(crowded, record.CHANGE_RUNS, *args)
 
     assert scans(plan) == set()
     touched = {node["Relation Name"]: node for node in nodes(plan) if node["Node Type"] == "ModifyTable"}
-    assert {"run", "task", "event", "activity", "timer", "request", "outbox"} == set(touched)
+    assert {"run", "task", "event", "activity", "timer", "request", "outbox", "tally"} == set(touched)
     assert pages(plan) < 3_000, pages(plan)
 
 

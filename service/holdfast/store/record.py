@@ -16,6 +16,7 @@ import msgspec
 from holdfast.core import state as s
 from holdfast.store.session import Query, Session, Statement
 from holdfast.wire import codec
+from holdfast.wire import events as e
 
 # NULL is an array without rows, too, and the cheapest one to send.
 Array = Sequence[Any] | None
@@ -124,6 +125,11 @@ CHANGE_RUNS = Statement(
         INSERT INTO outbox (run_id, first_seq, last_seq)
         SELECT n.run_id, n.first_seq, n.last_seq
         FROM unnest($64::uuid[], $65::int[], $66::int[]) AS n (run_id, first_seq, last_seq)
+    ), counted AS (
+        INSERT INTO tally (namespace, status, closed)
+        SELECT n.namespace, n.status, count(*)
+        FROM unnest($86::text[], $87::text[]) AS n (namespace, status)
+        GROUP BY n.namespace, n.status
     )
     UPDATE run
     SET
@@ -235,6 +241,12 @@ OPEN_RUNS = Query(
         SELECT n.run_id, n.first_seq, n.last_seq
         FROM unnest($54::uuid[], $55::int[], $56::int[]) AS n (run_id, first_seq, last_seq)
         WHERE n.run_id NOT IN (SELECT l.run_id FROM lost AS l)
+    ), counted AS (
+        INSERT INTO tally (namespace, status, closed)
+        SELECT n.namespace, n.status, count(*)
+        FROM unnest($57::uuid[], $58::text[], $59::text[]) AS n (run_id, namespace, status)
+        WHERE n.run_id NOT IN (SELECT l.run_id FROM lost AS l)
+        GROUP BY n.namespace, n.status
     )
     SELECT l.run_id::text AS run_id
     FROM lost AS l
@@ -373,6 +385,7 @@ def _changes(states: Sequence[s.RunState]) -> list[Array]:
         *_arrays(requests, _REQUEST_ALL),
         *_transposed(owed, 3),
         *_arrays(touched, _RUN_CHANGED),
+        *_transposed([row[1:] for row in _closings(states)], 2),
     ]
 
 
@@ -387,6 +400,7 @@ def _openings(states: Sequence[s.RunState]) -> list[Array]:
         *_arrays(_tasks(states), _TASK_ALL),
         *_arrays(_requests(states), _REQUEST_ALL),
         *_transposed(_owed(states), 3),
+        *_transposed(_closings(states), 3),
     ]
 
 
@@ -408,6 +422,15 @@ def _tasks(states: Sequence[s.RunState]) -> list[s.Task]:
 
 def _requests(states: Sequence[s.RunState]) -> list[s.KeptRequest]:
     return list(chain.from_iterable(state.new_requests for state in states))
+
+
+def _closings(states: Sequence[s.RunState]) -> list[tuple[str, str, str]]:
+    """The (run, namespace, status) of those that closed in this batch."""
+    return [
+        (state.run.run_id, state.run.namespace, state.run.status)
+        for state in states
+        if state.events and type(state.events[-1][1]) in e.CLOSING
+    ]
 
 
 def _owed(states: Sequence[s.RunState]) -> list[tuple[str, int, int]]:
