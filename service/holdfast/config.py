@@ -37,8 +37,7 @@ class Address(msgspec.Struct, frozen=True):
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a service process can be told from outside. Seconds end in `_s`.
 
-    Closed runs whose namespace does not say otherwise keep their history for `retention_s` (0: for ever), then it goes to
-    `archive_url`, or away if there is none. `drop_hints` publishes no hint at all, to prove that hints change latency only.
+    `drop_hints` publishes no hint at all, to prove that hints change latency only.
     `unknown` lists variables with our prefix that nobody reads, each with the nearest real
     name or an empty string: likely typing errors, worth a warning and no more.
     """
@@ -55,8 +54,6 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     sweep_away_s: float = 0.25
     drain_s: float = 10.0
     drop_hints: bool = False
-    archive_url: str = ""
-    retention_s: float = 0.0
     unknown: tuple[tuple[str, str], ...] = ()
 
     def __repr__(self) -> str:
@@ -165,13 +162,6 @@ def address(text: str) -> Address:
     return Address((match[1] or "127.0.0.1").strip("[]"), int(match[2]))
 
 
-def _archive(text: str) -> str:
-    scheme, separator, rest = text.partition("://")
-    if separator and (scheme not in ("file", "s3") or not rest.strip("/")):
-        raise Fault
-    return text
-
-
 def _whole(least: int, most: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         if not re.fullmatch(r"[0-9]{1,9}", text) or not least <= int(text) <= most:
@@ -217,8 +207,6 @@ SETTINGS = (
     Setting("pool_max", _whole(1, 1_000), "a whole number from 1 to 1000"),
     Setting("lease_s", _seconds(0.1, 600), "seconds from 0.1 to 600"),
     Setting("drop_hints", _flag, "1 to publish no hints (for tests of the sweep), or 0"),
-    Setting("archive_url", _archive, "a folder, file:///folder or s3://bucket/prefix"),
-    Setting("retention_s", _seconds(0, 999_999_999), "seconds from 0 (for ever)"),
     Setting("sweep_s", _seconds(0.01, 60), "seconds from 0.01 to 60"),
     Setting("sweep_away_s", _seconds(0.01, 60), "seconds from 0.01 to 60"),
     Setting("drain_s", _seconds(0, 600), "seconds from 0 to 600"),

@@ -211,8 +211,6 @@ class Metrics:
             "Entries of the feed not yet published, as the relay last saw them (at most a page).",
         ).labels()
         self.outbox_lag = level("outbox_lag_seconds", "Age of the oldest such entry.").labels()
-        self.runs_archived = count("runs_archived", "Closed runs whose history went to the archive.").labels()
-        self.runs_purged = count(
             "runs_purged", "Closed runs whose history was deleted after its retention."
         ).labels()
         self.events_published = count("events_published", "Entries of the feed published.").labels()
