@@ -211,8 +211,6 @@ class Metrics:
             "Entries of the feed not yet published, as the relay last saw them (at most a page).",
         ).labels()
         self.outbox_lag = level("outbox_lag_seconds", "Age of the oldest such entry.").labels()
-            "runs_purged", "Closed runs whose history was deleted after its retention."
-        ).labels()
         self.events_published = count("events_published", "Entries of the feed published.").labels()
         self.bus = count("bus", "What this process's connection to the broker did.", "what")
         self.up = level("up", "1 while the part answers, else 0.", "part")
