@@ -55,28 +55,69 @@ LIST_ARCHIVABLE = Query(
     WITH RECURSIVE head AS MATERIALIZED (
         SELECT r.run_id, r.namespace, r.workflow_id, r.closed_at, elders.count AS depth
         FROM run AS r
-        LEFT JOIN record AS c ON c.run_id = r.run_id
+        LEFT JOIN LATERAL (
+            SELECT record.parent_id
+            FROM record
+            WHERE record.run_id = r.run_id
+            OFFSET 0
+        ) AS c ON true
         CROSS JOIN LATERAL (
             WITH RECURSIVE elder AS (
                 SELECT p.run_id, p.closed_at, p.archived_at
-                FROM (
-                    SELECT o.run_id, o.closed_at, o.archived_at
-                    FROM run AS o
-                    WHERE o.namespace = r.namespace AND o.workflow_id = c.parent_id
-                    ORDER BY (o.created_at <= r.created_at) DESC, o.run_id DESC
-                    LIMIT 1
-                ) AS p
+                FROM run AS p
+                WHERE p.run_id = coalesce(
+                    (
+                        SELECT o.run_id
+                        FROM run AS o
+                        WHERE o.namespace = r.namespace AND o.workflow_id = c.parent_id AND o.created_at <= r.created_at
+                        ORDER BY o.run_id DESC
+                        LIMIT 1
+                    ),
+                    (
+                        SELECT o.run_id
+                        FROM run AS o
+                        WHERE o.namespace = r.namespace AND o.workflow_id = c.parent_id
+                        ORDER BY o.run_id DESC
+                        LIMIT 1
+                    )
+                )
                 UNION
                 SELECT p.run_id, p.closed_at, p.archived_at
                 FROM elder AS e
-                JOIN run AS younger ON younger.run_id = e.run_id
-                JOIN record AS k ON k.run_id = e.run_id
                 CROSS JOIN LATERAL (
-                    SELECT o.run_id, o.closed_at, o.archived_at
-                    FROM run AS o
-                    WHERE o.namespace = r.namespace AND o.workflow_id = k.parent_id
-                    ORDER BY (o.created_at <= younger.created_at) DESC, o.run_id DESC
-                    LIMIT 1
+                    SELECT run.created_at
+                    FROM run
+                    WHERE run.run_id = e.run_id
+                    OFFSET 0
+                ) AS younger
+                CROSS JOIN LATERAL (
+                    SELECT record.parent_id
+                    FROM record
+                    WHERE record.run_id = e.run_id
+                    OFFSET 0
+                ) AS k
+                CROSS JOIN LATERAL (
+                    SELECT run.run_id, run.closed_at, run.archived_at
+                    FROM run
+                    WHERE run.run_id = coalesce(
+                        (
+                            SELECT o.run_id
+                            FROM run AS o
+                            WHERE o.namespace = r.namespace
+                                AND o.workflow_id = k.parent_id
+                                AND o.created_at <= younger.created_at
+                            ORDER BY o.run_id DESC
+                            LIMIT 1
+                        ),
+                        (
+                            SELECT o.run_id
+                            FROM run AS o
+                            WHERE o.namespace = r.namespace AND o.workflow_id = k.parent_id
+                            ORDER BY o.run_id DESC
+                            LIMIT 1
+                        )
+                    )
+                    OFFSET 0
                 ) AS p
             )
             SELECT
@@ -93,27 +134,47 @@ LIST_ARCHIVABLE = Query(
         ORDER BY r.closed_at, elders.count, r.run_id
         LIMIT $2
     ), due AS (
-        SELECT h.run_id, h.namespace, h.workflow_id, h.run_id AS head_id, h.closed_at AS last_at, h.depth
+        SELECT h.run_id, h.namespace, h.workflow_id, h.run_id AS head_id, h.closed_at AS last_at, h.depth,
+            NULL::timestamptz AS archived_at
         FROM head AS h
         UNION ALL
-        SELECT r.run_id, r.namespace, r.workflow_id, d.head_id, d.last_at, d.depth + (r.archived_at IS NULL)::int
+        SELECT r.run_id, r.namespace, r.workflow_id, d.head_id, d.last_at, d.depth + (r.archived_at IS NULL)::int,
+            r.archived_at
         FROM due AS d
-        JOIN record AS c ON c.namespace = d.namespace AND c.parent_id IS NOT NULL AND c.parent_id = d.workflow_id
-        JOIN run AS r ON r.run_id = c.run_id
+        CROSS JOIN LATERAL (
+            SELECT record.run_id, record.parent_id
+            FROM record
+            WHERE record.namespace = d.namespace AND record.parent_id IS NOT NULL AND record.parent_id = d.workflow_id
+            OFFSET 0
+        ) AS c
+        CROSS JOIN LATERAL (
+            SELECT run.run_id, run.namespace, run.workflow_id, run.created_at, run.closed_at, run.archived_at
+            FROM run
+            WHERE run.run_id = c.run_id
+            OFFSET 0
+        ) AS r
         WHERE r.closed_at < d.last_at
             AND r.run_id <> d.head_id
-            AND d.run_id = (
-                SELECT o.run_id
-                FROM run AS o
-                WHERE o.namespace = r.namespace AND o.workflow_id = c.parent_id
-                ORDER BY (o.created_at <= r.created_at) DESC, o.run_id DESC
-                LIMIT 1
+            AND d.run_id = coalesce(
+                (
+                    SELECT o.run_id
+                    FROM run AS o
+                    WHERE o.namespace = r.namespace AND o.workflow_id = c.parent_id AND o.created_at <= r.created_at
+                    ORDER BY o.run_id DESC
+                    LIMIT 1
+                ),
+                (
+                    SELECT o.run_id
+                    FROM run AS o
+                    WHERE o.namespace = r.namespace AND o.workflow_id = c.parent_id
+                    ORDER BY o.run_id DESC
+                    LIMIT 1
+                )
             )
     )
     SELECT d.run_id::text AS run_id
     FROM due AS d
-    JOIN run AS r ON r.run_id = d.run_id
-    WHERE r.archived_at IS NULL
+    WHERE d.archived_at IS NULL
     ORDER BY d.last_at, d.depth, d.run_id
     LIMIT $2
     """,

@@ -47,12 +47,11 @@ ADD_EVENT = Query(
         INSERT INTO record_event (run_id, seq, event_type, payload, timestamp)
         VALUES ($1::uuid, $2, $3, $4, $5)
         ON CONFLICT (run_id, seq) DO NOTHING
-        RETURNING id, run_id
+        RETURNING id
     ), counted AS (
         UPDATE record AS c
         SET event_count = c.event_count + 1
-        FROM added AS a
-        WHERE c.run_id = a.run_id
+        WHERE c.run_id = $1 AND EXISTS (SELECT 1 FROM added)
     )
     SELECT a.id
     FROM added AS a
@@ -161,12 +160,11 @@ def _shown(workflow_id: str, stored: DrivenEvent) -> WorkflowEvent:
 COUNT_EVENTS = Query(
     """
     SELECT CASE
-        WHEN r.last_seq = 0 THEN coalesce(c.event_count, 0)
+        WHEN r.last_seq = 0 THEN coalesce((SELECT c.event_count FROM record AS c WHERE c.run_id = r.run_id), 0)
         WHEN r.archived_at IS NULL THEN r.last_seq
         ELSE 0
     END AS count
     FROM run AS r
-    LEFT JOIN record AS c ON c.run_id = r.run_id
     WHERE r.namespace = $1 AND r.workflow_id = $2 AND ($3::uuid IS NULL OR r.run_id = $3)
     ORDER BY r.run_id DESC
     LIMIT 1

@@ -36,14 +36,14 @@ DROP_OLDER = Statement(
 LATEST_SNAPSHOT = Query(
     """
     SELECT $2::text AS workflow_id, s.event_seq, s.state_json, s.created_at
-    FROM (
+    FROM snapshot AS s
+    WHERE s.run_id = (
         SELECT r.run_id
         FROM run AS r
         WHERE r.namespace = $1 AND r.workflow_id = $2 AND ($3::uuid IS NULL OR r.run_id = $3)
         ORDER BY r.run_id DESC
         LIMIT 1
-    ) AS r
-    JOIN snapshot AS s ON s.run_id = r.run_id
+    )
     ORDER BY s.event_seq DESC
     LIMIT 1
     """,

@@ -37,7 +37,8 @@ class RunId(msgspec.Struct, kw_only=True):
     run_id: str
 
 
-# What the engine has leased is running, as its own views have it.
+# What the engine has leased is running, as its own views have it. OFFSET 0: planned while the tables were empty, a
+# plain join would go through a whole index for each row ever after.
 SHOW = Query(
     """
     SELECT
@@ -47,10 +48,10 @@ SHOW = Query(
         r.workflow_type,
         r.task_queue,
         CASE
-            WHEN r.status = 'PENDING' AND r.last_seq > 0 AND EXISTS (
-                SELECT 1
+            WHEN r.status = 'PENDING' AND r.last_seq > 0 AND (
+                SELECT t.worker IS NOT NULL OR t.attempt > 1
                 FROM task AS t
-                WHERE t.run_id = r.run_id AND t.seq = 0 AND (t.worker IS NOT NULL OR t.attempt > 1)
+                WHERE t.run_id = r.run_id AND t.seq = 0
             ) THEN 'RUNNING'
             ELSE r.status
         END AS status,
@@ -83,11 +84,30 @@ SHOW = Query(
             ELSE $1
         END
     ) WITH ORDINALITY AS asked (run_id, position)
-    JOIN run AS r ON r.run_id = asked.run_id
-    LEFT JOIN record AS c ON c.run_id = r.run_id
-    LEFT JOIN event AS f ON r.last_seq > 0 AND f.run_id = r.run_id AND f.seq = 1
-    LEFT JOIN event AS l
-        ON r.last_seq > 0 AND r.closed_at IS NOT NULL AND l.run_id = r.run_id AND l.seq = r.last_seq
+    CROSS JOIN LATERAL (
+        SELECT run.*
+        FROM run
+        WHERE run.run_id = asked.run_id
+        OFFSET 0
+    ) AS r
+    LEFT JOIN LATERAL (
+        SELECT record.*
+        FROM record
+        WHERE record.run_id = asked.run_id
+        OFFSET 0
+    ) AS c ON true
+    LEFT JOIN LATERAL (
+        SELECT event.body
+        FROM event
+        WHERE r.last_seq > 0 AND event.run_id = r.run_id AND event.seq = 1
+        OFFSET 0
+    ) AS f ON true
+    LEFT JOIN LATERAL (
+        SELECT event.body
+        FROM event
+        WHERE r.last_seq > 0 AND r.closed_at IS NOT NULL AND event.run_id = r.run_id AND event.seq = r.last_seq
+        OFFSET 0
+    ) AS l ON true
     ORDER BY asked.position
     """,
     ShownRow,
@@ -143,8 +163,13 @@ LIST_RUNS = Query(
     """
     WITH last_shown AS MATERIALIZED (
         SELECT o.created_at, o.workflow_id, o.run_id
-        FROM run AS o
-        WHERE o.run_id = $5::uuid AND o.namespace = $1
+        FROM (
+            SELECT run.run_id, run.namespace, run.workflow_id, run.created_at
+            FROM run
+            WHERE run.run_id = $5::uuid
+            OFFSET 0
+        ) AS o
+        WHERE o.namespace = $1
     )
     SELECT w.run_id::text AS run_id
     FROM (
@@ -162,10 +187,10 @@ LIST_RUNS = Query(
     WHERE ($5 IS NULL OR w.created_at < o.created_at OR (w.workflow_id, w.run_id) > (o.workflow_id, o.run_id))
         AND ($3::text IS NULL OR w.workflow_type = $3)
         AND ($2::text IS NULL OR $2 = CASE
-            WHEN w.status = 'PENDING' AND w.last_seq > 0 AND EXISTS (
-                SELECT 1
+            WHEN w.status = 'PENDING' AND w.last_seq > 0 AND (
+                SELECT t.worker IS NOT NULL OR t.attempt > 1
                 FROM task AS t
-                WHERE t.run_id = w.run_id AND t.seq = 0 AND (t.worker IS NOT NULL OR t.attempt > 1)
+                WHERE t.run_id = w.run_id AND t.seq = 0
             ) THEN 'RUNNING'
             ELSE w.status
         END)
@@ -182,8 +207,13 @@ SEARCH_RUNS = Query(
     """
     WITH last_shown AS MATERIALIZED (
         SELECT o.created_at, o.workflow_id, o.run_id
-        FROM run AS o
-        WHERE o.run_id = $5::uuid AND o.namespace = $1
+        FROM (
+            SELECT run.run_id, run.namespace, run.workflow_id, run.created_at
+            FROM run
+            WHERE run.run_id = $5::uuid
+            OFFSET 0
+        ) AS o
+        WHERE o.namespace = $1
     ), found AS MATERIALIZED (
         SELECT c.run_id
         FROM record AS c
@@ -191,7 +221,12 @@ SEARCH_RUNS = Query(
     )
     SELECT r.run_id::text AS run_id
     FROM found AS f
-    JOIN run AS r ON r.run_id = f.run_id
+    CROSS JOIN LATERAL (
+        SELECT run.run_id, run.created_at, run.workflow_id, run.workflow_type, run.status, run.last_seq
+        FROM run
+        WHERE run.run_id = f.run_id
+        OFFSET 0
+    ) AS r
     LEFT JOIN last_shown AS o ON true
     WHERE (
             $5 IS NULL
@@ -200,10 +235,10 @@ SEARCH_RUNS = Query(
         )
         AND ($3::text IS NULL OR r.workflow_type = $3)
         AND ($2::text IS NULL OR $2 = CASE
-            WHEN r.status = 'PENDING' AND r.last_seq > 0 AND EXISTS (
-                SELECT 1
+            WHEN r.status = 'PENDING' AND r.last_seq > 0 AND (
+                SELECT t.worker IS NOT NULL OR t.attempt > 1
                 FROM task AS t
-                WHERE t.run_id = r.run_id AND t.seq = 0 AND (t.worker IS NOT NULL OR t.attempt > 1)
+                WHERE t.run_id = r.run_id AND t.seq = 0
             ) THEN 'RUNNING'
             ELSE r.status
         END)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 
 import msgspec
@@ -59,38 +60,46 @@ BEFORE_NEW = Query(
     Before,
 )
 
-# Nothing is written when the run id is taken, or the workflow id by an open run. What only the engine knows stays at
-# its beginning: `last_seq` 0 says that the run is not the engine's.
+# Nothing is written when the run id is taken, or the workflow id by an open run: every run begins as an open one, so
+# that the unique index decides. What only the engine knows stays at its beginning: `last_seq` 0 says that the run is
+# not the engine's.
 INSERT_WORKFLOW = Query(
     """
     WITH opened AS (
         INSERT INTO run (
-            run_id, last_at, created_at, closed_at, archived_at, fence, done_fence, last_seq, last_message_seq,
-            command_seq, done_seq, done_marker, done_head, open_activities, open_timers, sticky_seq,
-            is_cancel_requested, namespace, workflow_id, workflow_type, task_queue, status, request_id, request_hash
+            run_id, last_at, created_at, archived_at, fence, done_fence, last_seq, last_message_seq, command_seq,
+            done_seq, done_marker, done_head, open_activities, open_timers, sticky_seq, is_cancel_requested, namespace,
+            workflow_id, workflow_type, task_queue, status, request_id, request_hash
         )
-        VALUES (
-            $1::uuid, $2, $3, $4, $5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, false, $6, $7, $8, $9, $10, '', ''
-        )
+        VALUES ($1::uuid, $2, $3, $4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, false, $5, $6, $7, $8, $9, '', '')
         ON CONFLICT DO NOTHING
-        RETURNING run_id, namespace, workflow_id, task_queue, status, closed_at
-    ), counted AS (
-        INSERT INTO tally (closed, namespace, status)
-        SELECT 1, o.namespace, o.status
-        FROM opened AS o
-        WHERE o.closed_at IS NOT NULL
+        RETURNING run_id, namespace, workflow_id, task_queue
     )
     INSERT INTO record (
         run_id, namespace, workflow_id, task_queue, created_at, updated_at, completed_at, archived_at, parent_id,
         claimed_by, archive_uri, input, result, error, memo, search_attributes, search
     )
     SELECT
-        o.run_id, o.namespace, o.workflow_id, o.task_queue, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
-        $22::text::jsonb
+        o.run_id, o.namespace, o.workflow_id, o.task_queue, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21,
+        $21::text::jsonb
     FROM opened AS o
     RETURNING run_id::text AS run_id
     """,
     NewRun,
+)
+
+CLOSE_NEW = Statement(
+    """
+    WITH closed AS (
+        UPDATE run AS r
+        SET closed_at = $2
+        WHERE r.run_id = $1::uuid
+        RETURNING r.namespace, r.status
+    )
+    INSERT INTO tally (closed, namespace, status)
+    SELECT 1, c.namespace, c.status
+    FROM closed AS c
+    """
 )
 
 
@@ -98,8 +107,8 @@ async def create_workflow(store: Opened, workflow: WorkflowRecord) -> None:
     """Write a run as it is given, also a closed or an archived one. It is not dispatchable and has no events.
 
     Without `run_id` it gets one that is newer than every run of its id. A closed run without `completed_at` counts
-    as closed when it was last updated. Raises `AlreadyExists` when the id has an open run in that namespace or the
-    run id is taken, `NotFound` for an unknown namespace (create it first), `Invalid` for what cannot be kept.
+    as closed when it was last updated. Raises `AlreadyExists` when the id has an open run in that namespace (also
+    for a closed record: it would hide the open one) or the run id is taken, `NotFound` for an unknown namespace (create it first), `Invalid` for what cannot be kept.
     """
     _check(workflow)
     async with store.writing() as writing:
@@ -112,6 +121,8 @@ async def create_workflow(store: Opened, workflow: WorkflowRecord) -> None:
                 f"workflow {workflow.id!r} is open in namespace {workflow.namespace!r}, or run {run_id} exists: close "
                 "it first, or use another id"
             )
+        if rules.is_terminal(workflow.status):
+            await writing.run(CLOSE_NEW, run_id, _closed_at(workflow))
         writing.tell(
             workflow.namespace,
             "WorkflowCreated",
@@ -145,11 +156,9 @@ def _check(workflow: WorkflowRecord) -> None:
 
 def _values(workflow: WorkflowRecord) -> list[object]:
     """What `INSERT_WORKFLOW` takes after the run id."""
-    closed_at = workflow.updated_at if workflow.completed_at is None else workflow.completed_at
     return [
         moment(workflow.updated_at),
         moment(workflow.created_at),
-        moment(closed_at) if rules.is_terminal(workflow.status) else None,
         None if workflow.archived_at is None else moment(workflow.archived_at),
         workflow.namespace,
         workflow.id,
@@ -169,6 +178,10 @@ def _values(workflow: WorkflowRecord) -> list[object]:
         workflow.memo,
         workflow.search_attributes,
     ]
+
+
+def _closed_at(workflow: WorkflowRecord) -> dt.datetime:
+    return moment(workflow.updated_at if workflow.completed_at is None else workflow.completed_at)
 
 
 # A run of the engine's has a record only from the first time on that there is something to keep. No row means that
