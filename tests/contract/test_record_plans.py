@@ -50,6 +50,7 @@ READS: dict[str, tuple[Query[Any] | Statement, tuple[Any, ...], int]] = {
     "children": (workflow_views.LIST_CHILDREN, ("main", "w8"), 1),
     "archivable": (archiving.LIST_ARCHIVABLE, ("2200-01-01", 10, None), 10),
     "before a new run": (workflows.BEFORE_NEW, ("main", "w77"), 1),
+    "newer run": (workflows.NEWER_RUN, ("main", "w77", RUN.replace("4000", "0001")), 1),
     "outcome": (workflows.LOCK_OUTCOME, (RUN,), 1),
     "set outcome": (workflows.SET_OUTCOME, (RUN, "FAILED", None, None, True), 0),
     "search attributes": (workflows.MERGE_ATTRIBUTES, (RUN, '{"a": 1}', "{}"), 1),

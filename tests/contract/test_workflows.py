@@ -14,6 +14,7 @@ from holdfast.store import Store, tasks
 from holdfast.wire import commands as c
 from holdfast.wire.failures import Failure
 from holdfast.wire.records import OPEN_STATUSES, TERMINAL_STATUSES, WorkflowRecord
+from tests.contract import written
 from tests.contract.given import NOON, QUEUE, closed, created, database_now, ready, workflow
 from tests.contract.journal import entries, facts
 from tests.store.rows import LEASE_S, Sql, start, turn
@@ -151,6 +152,26 @@ async def test_of_ten_racing_creators_one_wins(store: Store, other: Store) -> No
 
     assert [type(one) for one in outcomes].count(AlreadyExists) == 9
     assert [type(one) for one in outcomes].count(WorkflowRecord) == 1
+
+
+async def test_a_new_run_is_newer_than_one_that_was_made_and_closed_while_it_waited(
+    store: Store, sql: Sql
+) -> None:
+    transaction = sql.connection.transaction()
+    await transaction.start()
+    await sql(written.RUN, "7fffffff-0000-7000-8000-000000000001", "main", "order-1", QUEUE, False, "PENDING")
+    waiting = asyncio.create_task(created(store, input='"new"'))
+    await sql.until("SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted)")
+
+    await sql("UPDATE run SET closed_at = now(), status = 'COMPLETED'")
+    await transaction.commit()
+    await waiting
+
+    newest = await store.get_workflow("order-1")
+    assert newest is not None
+    assert newest.input == '"new"'
+    (entry,) = await entries(sql)
+    assert entry.fields["run_id"] == newest.run_id
 
 
 async def test_a_workflow_needs_a_namespace_that_exists(store: Store) -> None:
