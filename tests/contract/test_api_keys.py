@@ -145,3 +145,11 @@ async def test_the_journal_never_holds_a_hash(store: Store, sql: Sql) -> None:
 
     assert told.fields == {"label": "ci", "created_at": 1000.0}
     assert HASH not in repr(told)
+
+
+async def test_a_key_whose_hash_is_not_ascii_is_as_good_as_any(store: Store) -> None:
+    await store.create_api_key("hash-ü", "hf_ü", None, 1_700_000_000.0)
+
+    assert await store.validate_api_key("hash-ü") is True
+    assert await store.validate_api_key("hash-\ud800") is False
+    assert await store.revoke_api_key("hf_\ud800") is False

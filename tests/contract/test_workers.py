@@ -346,3 +346,8 @@ async def test_a_removal_that_fails_releases_nothing(store: Store, sql: Sql) -> 
     is_there = await sql.one("SELECT EXISTS (SELECT 1 FROM worker)")
     is_leased = await sql.one("SELECT dispatch_worker IS NOT NULL FROM record")
     assert is_there == is_leased
+
+
+async def test_an_id_that_cannot_be_is_nobodys(store: Store) -> None:
+    assert await store.heartbeat_worker("\ud800", 1_700_000_000.0) is False
+    assert await store.heartbeat_worker("a\x00b", 1_700_000_000.0) is False

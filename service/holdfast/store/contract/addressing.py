@@ -147,6 +147,15 @@ def check_unicode(field: str, text: str | None) -> None:
         ) from None
 
 
+def can_be_stored(text: str) -> bool:
+    """Whether Postgres could hold *text*: what it cannot hold is not there."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\x00" not in text
+
+
 def check_number(field: str, number: int, least: int, most: int) -> None:
     """A whole number in range."""
     if not least <= number <= most:

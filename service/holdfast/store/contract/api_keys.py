@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from holdfast.exceptions import AlreadyExists
-from holdfast.store.contract.addressing import check_moment, check_unicode
+from holdfast.store.contract.addressing import can_be_stored, check_moment, check_unicode
 from holdfast.store.contract.opening import Opened
 from holdfast.store.session import Query
 from holdfast.wire import codec
@@ -85,7 +85,7 @@ async def create_api_key(
 
 async def validate_api_key(store: Opened, key_hash: str) -> bool:
     """Whether the key may be used: known, neither revoked nor expired."""
-    if "\x00" in key_hash or not key_hash.isascii():
+    if not can_be_stored(key_hash):
         return False
     found = await store.one(IS_KEY_VALID, key_hash)
     return found is not None and found.is_valid
@@ -98,7 +98,7 @@ async def list_api_keys(store: Opened) -> list[ApiKeyRecord]:
 
 async def revoke_api_key(store: Opened, prefix: str) -> bool:
     """Whether the key was in force until now."""
-    if "\x00" in prefix:
+    if not can_be_stored(prefix):
         return False
     async with store.writing() as writing:
         if await writing.one(REVOKE_API_KEY, prefix) is None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from holdfast.store.contract.addressing import check_moment, check_number
+from holdfast.store.contract.addressing import can_be_stored, check_moment, check_number
 from holdfast.store.contract.opening import Opened, Writing
 from holdfast.store.session import Query, Statement
 from holdfast.wire import codec
@@ -224,7 +224,7 @@ async def heartbeat_worker(store: Opened, id: str, now: float) -> bool:
     for ever. False, for one that was removed or never registered, asks it to register (again).
     """
     check_moment("now", now)
-    if "\x00" in id:
+    if not can_be_stored(id):
         return False
     async with store.writing() as writing:
         known = await writing.one(LOCK_WORKER, id)

@@ -18,7 +18,7 @@ from holdfast.store.contract.addressing import (
     moment,
     not_driven,
 )
-from holdfast.store.contract.opening import Opened
+from holdfast.store.contract.opening import Opened, Writing
 from holdfast.store.session import Query, Statement
 from holdfast.wire import codec
 from holdfast.wire.records import WorkflowRecord
@@ -88,6 +88,31 @@ INSERT_WORKFLOW = Query(
     NewRun,
 )
 
+# Asked once the open slot of the id is ours: who had it meanwhile may have made a run that is newer.
+NEWER_RUN = Query(
+    """
+    SELECT r.run_id::text AS run_id
+    FROM run AS r
+    WHERE r.namespace = $1 AND r.workflow_id = $2 AND r.run_id > $3::uuid
+    ORDER BY r.run_id DESC
+    LIMIT 1
+    """,
+    NewRun,
+)
+
+RENAME_RUN = Statement(
+    """
+    WITH renamed AS (
+        UPDATE record AS c
+        SET run_id = $2::uuid
+        WHERE c.run_id = $1::uuid
+    )
+    UPDATE run AS r
+    SET run_id = $2
+    WHERE r.run_id = $1
+    """
+)
+
 CLOSE_NEW = Statement(
     """
     WITH closed AS (
@@ -121,6 +146,8 @@ async def create_workflow(store: Opened, workflow: WorkflowRecord) -> None:
                 f"workflow {workflow.id!r} is open in namespace {workflow.namespace!r}, or run {run_id} exists: close "
                 "it first, or use another id"
             )
+        if workflow.run_id is None:
+            run_id = await _made_newest(writing, workflow, run_id, before.now)
         if rules.is_terminal(workflow.status):
             await writing.run(CLOSE_NEW, run_id, _closed_at(workflow))
         writing.tell(
@@ -133,6 +160,16 @@ async def create_workflow(store: Opened, workflow: WorkflowRecord) -> None:
             task_queue=workflow.task_queue,
             status=workflow.status,
         )
+
+
+async def _made_newest(writing: Writing, workflow: WorkflowRecord, run_id: str, now: float) -> str:
+    """The run's id, changed if it was not that of the newest."""
+    newer = await writing.one(NEWER_RUN, workflow.namespace, workflow.id, run_id)
+    if newer is None:
+        return run_id
+    newest = next_run_id(now, os.urandom(10), newer.run_id)
+    await writing.run(RENAME_RUN, run_id, newest)
+    return newest
 
 
 def _check(workflow: WorkflowRecord) -> None:
