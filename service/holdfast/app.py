@@ -167,9 +167,14 @@ def _engine_loops(parts: Parts, config: Config, roles: frozenset[str]) -> list[C
     if "engine" not in roles:
         return []
     engine = parts.engine
-    clock = Clock(engine, sweep_s=config.sweep_s, sweep_away_s=config.sweep_away_s)
-    relay = Relay(engine)
     scheduler = Scheduler(engine)
+    clock = Clock(
+        engine,
+        sweep_s=config.sweep_s,
+        sweep_away_s=config.sweep_away_s,
+        hear_schedule=scheduler.hear,
+    )
+    relay = Relay(engine)
     roster = engine.credits.roster
     attendance = Attendance(engine.pool, engine.bus, roster)
     return [

@@ -243,7 +243,7 @@ def look(self: Machine, method: str) -> None:
     self.call(method, {})
 
 
-Machine.look = rule(method=st.sampled_from(LOOKS))(look)  # type: ignore[attr-defined]
+Machine.look = rule(method=st.sampled_from(LOOKS))(look)
 for _method in [method for method in CALLS if method not in LOOKS]:
     setattr(Machine, _method, rule_of(_method))
 
@@ -260,6 +260,7 @@ def test_the_machine_calls_every_method_of_the_contract() -> None:
 
     assert len(methods) == 54
     assert set(CALLS) == methods
+    assert all(inspect.iscoroutinefunction(getattr(Store, method, None)) for method in methods)
 
 
 @pytest.mark.parametrize("server_url", [18], indirect=True, ids=["pg18"])
@@ -271,6 +272,7 @@ def test_the_store_answers_as_the_model_does(bench: Bench) -> None:
             stateful_step_count=STEPS,
             derandomize=True,
             print_blob=True,
+            report_multiple_bugs=False,
             deadline=None,
             suppress_health_check=list(HealthCheck),
         ),

@@ -50,6 +50,7 @@ CALLS: dict[str, Call] = {
     "claim_workflow": lambda s, p: s.claim_workflow("w", "x2", **p.address),
     "claim_workflow_task": lambda s, p: s.claim_workflow_task("q", "x2", **p.address),
     "complete_activity": lambda s, p: s.complete_activity(p.activities[1], "1", None, False),
+    "complete_activity that waits": lambda s, p: s.complete_activity(p.activities[0], "1", None, False),
     "consume_signals": lambda s, p: s.consume_signals("w", "go", **p.address),
     "create_activity": lambda s, p: s.create_activity(
         WorkflowActivity(workflow_id="w", seq=3, name="go", task_queue="q", scheduled_at=1e9), **p.address
@@ -74,13 +75,15 @@ CALLS: dict[str, Call] = {
     "mark_workflow_dispatchable": lambda s, p: s.mark_workflow_dispatchable("w", **p.address),
     "release_workflow_task": lambda s, p: s.release_workflow_task("w", "x1", **p.address),
     "requeue_activity_for_retry": lambda s, p: s.requeue_activity_for_retry(p.activities[1], 2, 1.1e9),
+    "requeue_activity_for_retry that waits": lambda s, p: s.requeue_activity_for_retry(
+        p.activities[0], 2, 1.1e9
+    ),
     "send_signal": lambda s, p: s.send_signal(
         WorkflowSignal(workflow_id="w", name="go", received_at=1e9, request_id="r"), **p.address
     ),
     "update_workflow_status": lambda s, p: s.update_workflow_status("w", "COMPLETED", "1", None, **p.address),
     "upsert_search_attributes": lambda s, p: s.upsert_search_attributes("w", '{"m": 2}', **p.address),
 }
-CALLS = {n: c for n, c in CALLS.items() if hasattr(Store, n)}
 SKIPPING = {"claim_activity": None, "claim_workflow_task": None, "fire_due_timers": []}
 """What they answer when the rows that they look for are being written: the next call will see."""
 

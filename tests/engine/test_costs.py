@@ -107,7 +107,8 @@ async def test_an_idle_system_with_a_hundred_workers_asks_the_database_twice_a_s
             await workers.enter_async_context(
                 Worker(env.client, task_queue=queue, workflows=[one_step], activities=[double])
             )
-        await until(lambda: asked(env, "claim") >= 100 and asked(env, "heartbeat") >= 100)
+        # Each has said twice what it can do: their rows are written, and told of on the bus.
+        await until(lambda: asked(env, "claim") >= 100 and asked(env, "heartbeat") >= 200)
         heartbeats, statements, began = asked(env, "heartbeat"), counts.statements, time.monotonic()
 
         await until(lambda: asked(env, "heartbeat") >= heartbeats + 200)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from holdfast.core.requests import ExpireTask, FireTimer
 from holdfast.engine.engine import Engine
@@ -32,8 +33,17 @@ FORGET_MAX = 5_000
 class Clock:
     """The steps and what they remember between passes."""
 
-    def __init__(self, engine: Engine, *, sweep_s: float = 1.0, sweep_away_s: float = 0.25) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        sweep_s: float = 1.0,
+        sweep_away_s: float = 0.25,
+        hear_schedule: Callable[[float | None], None] | None = None,
+    ) -> None:
         self._engine = engine
+        # Told in how many seconds the next schedule is due, so that the scheduler needs no pulse of its own.
+        self._hear_schedule = hear_schedule
         self._sweep_s = sweep_s
         self._sweep_away_s = sweep_away_s
         self._bus_up_since = time.monotonic()
@@ -57,6 +67,8 @@ class Clock:
             self._sleep_until(pulse.next_deadline_s)
         await self._sweep(has_waiting=pulse.has_waiting)
         engine.metrics.outbox_lag.set(max(pulse.oldest_owed_s or 0.0, 0.0))
+        if self._hear_schedule is not None:
+            self._hear_schedule(pulse.next_schedule_s)
         if pulse.has_journal:
             engine.is_journal_owed = True
         if pulse.oldest_owed_s is not None or pulse.has_journal:

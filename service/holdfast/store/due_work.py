@@ -46,6 +46,7 @@ class Pulse(msgspec.Struct, kw_only=True):
     """What there is to do, told by one statement. Times are seconds from now, None for never.
 
     `has_waiting`: some task is not leased (it may be backing off). `has_journal`: the journal owes entries to the bus.
+    `next_schedule_s`: a schedule that is not paused is due then.
     """
 
     next_deadline_s: float | None
