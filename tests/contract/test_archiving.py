@@ -160,8 +160,13 @@ async def test_parents_in_a_circle_are_archivable_all_the_same(store: Store) -> 
     await closed(store, "self", parent_id="self", completed_at=NOON)
     await closed(store, "a", parent_id="b", completed_at=NOON + 1)
     await closed(store, "b", parent_id="a", completed_at=NOON + 2)
-    await closed(store, "c", parent_id="d", completed_at=NOON + 3)
-    await closed(store, "d", parent_id="c", completed_at=NOON + 3)
+    # Without ids of their own it would be chance which of the two is the smaller one.
+    await closed(
+        store, "c", parent_id="d", completed_at=NOON + 3, run_id="00000000-0000-7000-8000-000000000001"
+    )
+    await closed(
+        store, "d", parent_id="c", completed_at=NOON + 3, run_id="00000000-0000-7000-8000-000000000002"
+    )
 
     assert await archivable(store) == ["self", "b", "a", "c", "d"]
 
