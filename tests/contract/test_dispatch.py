@@ -119,11 +119,11 @@ async def test_the_longest_ready_goes_first(store: Store) -> None:
     assert await claims(store) == order
 
 
-async def test_those_ready_at_the_same_moment_go_in_the_order_of_their_runs(store: Store, sql: Sql) -> None:
+async def test_those_ready_at_the_same_moment_go_in_the_order_of_their_ids(store: Store, sql: Sql) -> None:
     await ready(store, *(f"order-{n}" for n in (2, 0, 1)))
     await sql("UPDATE record SET ready_at = now()")
 
-    assert await claims(store) == ["order-2", "order-0", "order-1"]
+    assert await claims(store) == ["order-0", "order-1", "order-2"]
 
 
 async def test_marking_again_keeps_the_place_and_is_not_told(store: Store, sql: Sql) -> None:

@@ -136,7 +136,7 @@ CLAIM_WORKFLOW_TASK = Query(
             AND c.ready_at IS NOT NULL
             AND c.dispatch_worker IS NULL
             AND (SELECT r.closed_at IS NULL FROM run AS r WHERE r.run_id = c.run_id)
-        ORDER BY c.ready_at, c.run_id
+        ORDER BY c.ready_at, c.workflow_id
         LIMIT 1
         FOR UPDATE OF c SKIP LOCKED  -- another worker's, or somebody is writing it right now
     ), leased AS (
