@@ -126,7 +126,7 @@ BROAD_EXCEPTS = {
     "sdk/worker_workflows.py": "users' workflows run here",
     "store/session.py": "a batch's failure belongs to each of its waiting callers",
 }
-# Public classes whose size the SDK's specification gives and that only bind functions: path::class → reason.
+# Public classes whose size is given, by the SDK's names or by the store contract, and that only bind functions.
 FACADES: dict[str, str] = {"store/contract/store.py::Store": "binds the 54 functions of the store contract"}
 MODULE_NAMES_REFUSED = {
     "base",

@@ -1,9 +1,7 @@
 -- expand
 -- What the store contract keeps: records, their events, activities, timers, signals and snapshots, schedules with
 -- their fires, workers, API keys; the journal that tells of every such change; counts of closed runs.
--- The engine's own tables stay as they are but for three columns and two indexes.
-
-ALTER TABLE namespace ADD COLUMN retention_s double precision;
+-- The engine's own tables stay as they are but for one column and two indexes.
 
 ALTER TABLE run ADD COLUMN archived_at timestamptz;
 

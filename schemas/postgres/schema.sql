@@ -4,8 +4,7 @@
 CREATE TABLE namespace (
     name text PRIMARY KEY,
     feed text NOT NULL DEFAULT 'full' CHECK (feed IN ('full', 'lifecycle', 'off')),
-    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    retention_s double precision
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
 INSERT INTO namespace (name)

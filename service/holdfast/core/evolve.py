@@ -1,7 +1,7 @@
 """What the rows of a run are after a fact. The only place where rows change.
 
 `evolve` never refuses: whether a fact may happen was `decide`'s question. Rows it touches
-are noted in the state's `touched_…` sets, which is all that `store.journal.record` writes.
+are noted in the state's `touched_…` sets, which is all that `store.record` writes.
 """
 
 from __future__ import annotations

@@ -70,8 +70,8 @@ class Clock:
         if self._hear_schedule is not None:
             self._hear_schedule(pulse.next_schedule_s)
         if pulse.has_journal:
-            engine.is_journal_owed = True
-        if pulse.oldest_owed_s is not None or pulse.has_journal:
+            engine.owe_journal()
+        if pulse.oldest_owed_s is not None:
             engine.feed_wake.set()
         return handled
 

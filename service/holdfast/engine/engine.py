@@ -236,6 +236,11 @@ class Engine:
         for credit in self.credits.idle(namespace, queue, is_workflow=is_workflow, now=time.monotonic()):
             self.bus.publish(subjects.worker(namespace, credit.worker), look)
 
+    def owe_journal(self) -> None:
+        """Something was journalled: the relay must look, now."""
+        self.is_journal_owed = True
+        self.feed_wake.set()
+
     def note_due(self, in_s: float) -> None:
         """Something falls due in *in_s* seconds: the clock's step must not sleep longer."""
         due_at = time.monotonic() + max(in_s, 0.0)

@@ -13,11 +13,11 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from holdfast.exceptions import Unavailable
-from holdfast.store.session import Conflict, Retryable
+from holdfast.store.session import Conflict
 
 log = logging.getLogger("holdfast.engine")
 
-TRANSIENT = (Unavailable, Retryable, Conflict)
+TRANSIENT = (Unavailable, Conflict)
 BACKOFF_MAX_S = 2.0
 
 

@@ -138,8 +138,7 @@ def _unknown(namespace: str, name: str) -> NotFound:
 
 async def _start(engine: Engine, namespace: str, name: str) -> None:
     """Start what may start; the journal owes the bus what was told."""
-    engine.is_journal_owed = True
-    engine.feed_wake.set()
+    engine.owe_journal()
     while True:
         settled = await start_queued_of(engine, namespace, name)
         if not (settled.started or settled.skipped):

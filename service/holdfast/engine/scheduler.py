@@ -147,8 +147,7 @@ async def run_pass(
     written = await write_due(engine.pool, lead, now=now, schedules_max=schedules_max) if is_due else 0
     settled = await start_queued(engine)
     if written or settled.started or settled.skipped:
-        engine.is_journal_owed = True
-        engine.feed_wake.set()
+        engine.owe_journal()
     return Pass(written, settled.started, settled.skipped, settled.waiting)
 
 

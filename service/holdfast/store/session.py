@@ -43,10 +43,8 @@ _GONE = (
 _AGAIN = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.LockNotAvailableError)
 
 
-class Retryable(HoldfastError):
+class Retryable(Unavailable):
     """The transaction was rolled back by a conflict and may be tried again at once."""
-
-    code = "unavailable"
 
 
 class Conflict(HoldfastError):
@@ -55,10 +53,8 @@ class Conflict(HoldfastError):
     code = "refused"
 
 
-class Unwritable(HoldfastError):
+class Unwritable(Invalid):
     """The transaction was rolled back: it held a value that Postgres cannot take."""
-
-    code = "invalid"
 
 
 class Query(Generic[Row]):

@@ -26,24 +26,10 @@ from holdfast.wire.records import WorkflowRecord
 LIMIT_MAX = 1000
 
 
-class Clock(msgspec.Struct, kw_only=True):
-    """The database's clock."""
-
-    now: float
-
-
 class Purgeable(msgspec.Struct, kw_only=True):
     """Whether a run was archived before."""
 
     is_archived: bool
-
-
-DATABASE_NOW = Query("SELECT extract(epoch FROM clock_timestamp())::float8 AS now", Clock)
-
-
-async def database_now(store: Opened) -> float:
-    """The database's clock, epoch seconds."""
-    return (await store.pool.rows(DATABASE_NOW))[0].now
 
 
 # A run's elders are its parent, the parent's parent and so on; of several runs of the parent's id, the one that was the

@@ -12,7 +12,7 @@ import msgspec
 from holdfast.exceptions import Unavailable
 from holdfast.store.contract.leadership import Leadership
 from holdfast.store.migrate import migrate as apply_migrations
-from holdfast.store.session import Pool, Query, Retryable, Row, Session, Statement, open_pool
+from holdfast.store.session import Conflict, Pool, Query, Retryable, Row, Session, Statement, open_pool
 from holdfast.wire import codec
 from holdfast.wire.records import JournalEntry
 
@@ -129,5 +129,5 @@ class Opened:
                 writing = Writing(session)
                 yield writing
                 await writing.flush()
-        except Retryable as error:
+        except (Retryable, Conflict) as error:
             raise Unavailable(f"{error.message}: nothing was written, try again") from error

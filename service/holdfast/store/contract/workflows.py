@@ -56,6 +56,7 @@ BEFORE_NEW = Query(
         ) AS newest
     FROM namespace AS n
     WHERE n.name = $1
+    FOR KEY SHARE OF n  -- it is not deleted, and told as deleted, before the run in it is told of
     """,
     Before,
 )
@@ -133,7 +134,8 @@ async def create_workflow(store: Opened, workflow: WorkflowRecord) -> None:
 
     Without `run_id` it gets one that is newer than every run of its id. A closed run without `completed_at` counts
     as closed when it was last updated. Raises `AlreadyExists` when the id has an open run in that namespace (also
-    for a closed record: it would hide the open one) or the run id is taken, `NotFound` for an unknown namespace (create it first), `Invalid` for what cannot be kept.
+    for a closed record: it would hide the open one) or the run id is taken, `NotFound` for an unknown namespace (create
+    it first), `Invalid` for what cannot be kept.
     """
     _check(workflow)
     async with store.writing() as writing:
