@@ -13,17 +13,8 @@ import msgspec
 from holdfast.core import record_activities as rules
 from holdfast.exceptions import Invalid
 from holdfast.store.contract import driven_activities
-from holdfast.store.contract.addressing import (
-    Addressed,
-    check_address,
-    check_json,
-    check_moment,
-    check_number,
-    check_unicode,
-    lock,
-    lock_known,
-    not_driven,
-)
+from holdfast.store.contract.addressing import Addressed, lock, lock_known, not_driven
+from holdfast.store.contract.door import check_address, check_json, check_moment, check_number, check_unicode
 from holdfast.store.contract.opening import Opened, Writing
 from holdfast.store.session import Query, Statement
 from holdfast.wire import codec

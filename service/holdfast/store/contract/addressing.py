@@ -1,23 +1,16 @@
-"""Find the run that a workflow id names, and what is refused at the door.
+"""Find the run that a workflow id names, and lock it.
 
 `driven` runs are the engine's: they have a history, and only the engine changes them.
 """
 
 from __future__ import annotations
 
-import datetime as dt
-import math
-
 import msgspec
 
-from holdfast.exceptions import Invalid, NotFound, Refused
+from holdfast.exceptions import NotFound, Refused
+from holdfast.store.contract.door import check_address
 from holdfast.store.contract.opening import Opened, Writing
 from holdfast.store.session import Query
-from holdfast.wire import codec
-
-JSON_BYTES_MAX = 16 * 1024 * 1024
-EPOCH_MAX = 253_402_300_800.0
-EPOCH_MIN = -62_135_596_800.0
 
 
 class Addressed(msgspec.Struct, kw_only=True):
@@ -98,65 +91,3 @@ def not_driven(run: Addressed, what: str) -> None:
             f"workflow {run.workflow_id!r} (run {run.run_id}) is driven by the engine, which alone may {what}: "
             "use the client (signal, cancel, terminate) instead"
         )
-
-
-def check_address(namespace: str, workflow_id: str, run_id: str | None) -> None:
-    """Names that Postgres can take; a run id is a UUID."""
-    codec.check_text("namespace", namespace)
-    codec.check_text("workflow id", workflow_id)
-    if run_id is not None:
-        codec.check_run_id(run_id)
-
-
-def check_moment(field: str, epoch_s: float | None) -> None:
-    """A time that has a date: finite, from year 1 to 9999. None passes."""
-    if epoch_s is None:
-        return
-    if not (math.isfinite(epoch_s) and EPOCH_MIN <= epoch_s < EPOCH_MAX):
-        raise Invalid(f"{field} is {epoch_s}: expected epoch seconds between the years 1 and 9999")
-
-
-def moment(epoch_s: float) -> dt.datetime:
-    """The same moment as Postgres takes it, to the microsecond."""
-    whole = math.floor(epoch_s)
-    return dt.datetime.fromtimestamp(0, dt.UTC) + dt.timedelta(
-        seconds=whole, microseconds=round((epoch_s - whole) * 1_000_000)
-    )
-
-
-def check_json(field: str, text: str | None) -> None:
-    """JSON text, or None. NUL (also as an escape), lone surrogates and endless text do not pass."""
-    if text is None:
-        return
-    if len(text) > JSON_BYTES_MAX:
-        raise Invalid(f"{field} has {len(text):,} characters: expected at most {JSON_BYTES_MAX:,}")
-    check_unicode(field, text)
-
-
-def check_unicode(field: str, text: str | None) -> None:
-    """Text that Postgres can take: no NUL, no lone surrogate. None passes."""
-    if text is None:
-        return
-    if "\x00" in text:
-        raise Invalid(f"{field} holds a NUL character at position {text.index(chr(0))}: remove it")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise Invalid(
-            f"{field} holds a lone surrogate at position {error.start}: it is not valid Unicode"
-        ) from None
-
-
-def can_be_stored(text: str) -> bool:
-    """Whether Postgres could hold *text*: what it cannot hold is not there."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return "\x00" not in text
-
-
-def check_number(field: str, number: int, least: int, most: int) -> None:
-    """A whole number in range."""
-    if not least <= number <= most:
-        raise Invalid(f"{field} is {number!r}: expected a whole number from {least} to {most}")

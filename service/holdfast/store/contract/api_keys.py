@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from holdfast.exceptions import AlreadyExists
-from holdfast.store.contract.addressing import can_be_stored, check_moment, check_unicode
+from holdfast.store.contract.door import can_be_stored, check_moment, check_unicode
 from holdfast.store.contract.opening import Opened
 from holdfast.store.session import Query
 from holdfast.wire import codec

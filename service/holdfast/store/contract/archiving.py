@@ -7,17 +7,8 @@ import msgspec
 from holdfast.core import records as rules
 from holdfast.exceptions import NotFound, Refused
 from holdfast.store.contract import run_contents, workflow_views
-from holdfast.store.contract.addressing import (
-    FIND_ADDRESSED,
-    Addressed,
-    check_address,
-    check_moment,
-    check_number,
-    check_unicode,
-    lock,
-    lock_known,
-    moment,
-)
+from holdfast.store.contract.addressing import FIND_ADDRESSED, Addressed, lock, lock_known
+from holdfast.store.contract.door import check_address, check_moment, check_number, check_unicode, moment
 from holdfast.store.contract.opening import Opened, Writing
 from holdfast.store.session import Query, Statement
 from holdfast.wire.bundle import Bundle

@@ -11,7 +11,8 @@ import msgspec
 
 from holdfast.exceptions import Invalid
 from holdfast.store.contract.activities import ActivityRow, as_record, tell
-from holdfast.store.contract.addressing import check_moment, lock, moment, not_driven
+from holdfast.store.contract.addressing import lock, not_driven
+from holdfast.store.contract.door import check_moment, moment
 from holdfast.store.contract.opening import Opened, Writing
 from holdfast.store.session import Query, Statement
 from holdfast.wire import codec

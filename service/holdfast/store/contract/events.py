@@ -5,15 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from holdfast.exceptions import AlreadyExists
-from holdfast.store.contract.addressing import (
-    check_address,
-    check_json,
-    check_moment,
-    check_number,
-    find,
-    lock_known,
-    not_driven,
-)
+from holdfast.store.contract.addressing import find, lock_known, not_driven
+from holdfast.store.contract.door import check_address, check_json, check_moment, check_number
 from holdfast.store.contract.opening import Opened
 from holdfast.store.session import Query
 from holdfast.wire import codec, history

@@ -12,7 +12,7 @@ import msgspec
 
 from holdfast.core import schedules as core
 from holdfast.exceptions import AlreadyExists, Invalid, NotFound
-from holdfast.store.contract.addressing import check_json, check_moment, check_unicode
+from holdfast.store.contract.door import check_json, check_moment, check_unicode
 from holdfast.store.contract.namespaces import Name
 from holdfast.store.contract.opening import Opened, Writing
 from holdfast.store.schedule_rows import ScheduleRow, spec_of

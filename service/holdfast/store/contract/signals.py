@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import msgspec
 
-from holdfast.store.contract.addressing import check_json, check_moment, lock, lock_known
+from holdfast.store.contract.addressing import lock, lock_known
+from holdfast.store.contract.door import check_json, check_moment
 from holdfast.store.contract.opening import Opened
 from holdfast.store.session import Query
 from holdfast.wire import codec

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from holdfast.core import records as rules
-from holdfast.store.contract.addressing import check_address, check_json, check_number, lock_known
+from holdfast.store.contract.addressing import lock_known
+from holdfast.store.contract.door import check_address, check_json, check_number
 from holdfast.store.contract.opening import Opened
 from holdfast.store.session import Query, Statement
 from holdfast.wire import codec

@@ -5,14 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from holdfast.core.state import TIMER_OPEN
-from holdfast.store.contract.addressing import (
-    check_address,
-    check_moment,
-    check_number,
-    lock,
-    lock_known,
-    not_driven,
-)
+from holdfast.store.contract.addressing import lock, lock_known, not_driven
+from holdfast.store.contract.door import check_address, check_moment, check_number
 from holdfast.store.contract.opening import Opened, Writing
 from holdfast.store.session import Query
 from holdfast.wire import codec

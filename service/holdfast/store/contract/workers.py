@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from holdfast.store.contract.addressing import can_be_stored, check_moment, check_number
+from holdfast.store.contract.door import can_be_stored, check_moment, check_number
 from holdfast.store.contract.opening import Opened, Writing
 from holdfast.store.session import Query, Statement
 from holdfast.wire import codec

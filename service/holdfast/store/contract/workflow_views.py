@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import msgspec
 
 from holdfast.core import records as rules
-from holdfast.store.contract.addressing import check_address, check_number, check_unicode
+from holdfast.store.contract.door import check_address, check_number, check_unicode
 from holdfast.store.contract.opening import Opened, Writing
 from holdfast.store.session import Query, Session
 from holdfast.wire import codec

@@ -10,14 +10,8 @@ import msgspec
 from holdfast.core import records as rules
 from holdfast.core.ids import next_run_id
 from holdfast.exceptions import AlreadyExists, Invalid, NotFound
-from holdfast.store.contract.addressing import (
-    check_json,
-    check_moment,
-    check_unicode,
-    lock,
-    moment,
-    not_driven,
-)
+from holdfast.store.contract.addressing import lock, not_driven
+from holdfast.store.contract.door import check_json, check_moment, check_unicode, moment
 from holdfast.store.contract.opening import Opened, Writing
 from holdfast.store.session import Query, Statement
 from holdfast.wire import codec
