@@ -6,7 +6,7 @@ import math
 
 from holdfast.core import record_activities as rules
 from holdfast.exceptions import Invalid
-from holdfast.store.contract.addressing import check_json, check_moment, check_number, check_unicode
+from holdfast.store.contract.door import check_json, check_moment, check_number, check_unicode
 from holdfast.wire import codec
 from holdfast.wire.records import (
     ACTIVITY_STATUSES,

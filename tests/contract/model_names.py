@@ -10,7 +10,7 @@ import msgspec
 
 from holdfast.core import schedules as core
 from holdfast.exceptions import AlreadyExists, Invalid, NotFound
-from holdfast.store.contract.addressing import check_moment, check_number, check_unicode
+from holdfast.store.contract.door import check_moment, check_number, check_unicode
 from holdfast.wire import codec
 from holdfast.wire.records import (
     OVERLAP_POLICIES,

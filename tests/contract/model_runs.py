@@ -6,7 +6,7 @@ import json
 import math
 
 from holdfast.exceptions import AlreadyExists, Invalid, NotFound, Refused
-from holdfast.store.contract.addressing import check_json, check_moment, check_number, check_unicode
+from holdfast.store.contract.door import check_json, check_moment, check_number, check_unicode
 from holdfast.wire import codec
 from holdfast.wire.records import (
     WORKFLOW_STATUSES,

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 from holdfast.exceptions import Invalid, NotFound
-from holdfast.store.contract.addressing import check_address, check_moment
+from holdfast.store.contract.door import check_address, check_moment
 from holdfast.wire.records import (
     TERMINAL_STATUSES,
     ApiKeyRecord,
