@@ -90,7 +90,7 @@ class _Plain:
 async def save(pool: Pool, *states: s.RunState) -> set[str]:
     """Write these states; the ids of those that lost their workflow id to another run."""
     async with pool.transaction(is_deferred=True) as session:
-        return await record(session, states)
+        return (await record(session, states)).lost
 
 
 async def start(pool: Pool, workflow_id: str = "order-1", **fields: Any) -> str:

@@ -302,7 +302,7 @@ async def test_one_batch_may_end_a_run_and_start_the_next_of_its_id(pool: Pool, 
         states, now = await journal.lock(session, [first], [], [], [])
         evolve(states[first], f.Recorded(e.WorkflowTerminated()), now)
         second = new_run(now=now)
-        lost = await record(session, [*states.values(), second])
+        lost = (await record(session, [*states.values(), second])).lost
 
     assert lost == set()
     assert await sql("SELECT status FROM run ORDER BY run_id") == ["TERMINATED", "PENDING"]
@@ -324,7 +324,7 @@ async def test_a_batch_without_any_fact_writes_nothing(pool: Pool) -> None:
 
     async with pool.transaction() as session:
         states, _ = await journal.lock(session, [run_id], [], [], [])
-        assert await record(session, list(states.values())) == set()
+        assert (await record(session, list(states.values()))).lost == set()
 
     assert pool.counts.statements - statements == 1, "the one that locks"
 

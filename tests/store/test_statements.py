@@ -18,7 +18,7 @@ from tests.store.rows import Sql
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 PLAUSIBLE: dict[Any, set[str]] = {
-    int: {"int2", "int4", "int8"},
+    int: {"int2", "int4", "int8", "xid"},
     float: {"float8", "float4"},
     str: {"text", "varchar", "name"},
     bool: {"bool"},

@@ -7,6 +7,8 @@ engine's batch holds a state, and only for the time of one transaction.
 
 from __future__ import annotations
 
+from copy import copy
+
 import msgspec
 
 from holdfast.wire.events import Event
@@ -149,6 +151,9 @@ class RunState(msgspec.Struct, kw_only=True):
     opened), by `seq`; the workflow task is `tasks.get(0)`. `events` are the new ones,
     numbered from `first_new_seq`. The `touched_…` sets say what `record` must write. `claim_only` are
     new activities that no answer may bring.
+
+    A state whose locks are not held has the `version` of the run's row in the database, and in `known_tasks` the
+    fence and the holder of each task as they are believed to be there: it is written only if they still are.
     """
 
     run: Run
@@ -170,8 +175,37 @@ class RunState(msgspec.Struct, kw_only=True):
     opened_timers: set[int] = set()
     cancel_pushes: list[Task] = []
     claim_only: set[int] = set()
+    version: int = 0
+    known_tasks: dict[int, tuple[int, str | None]] = {}
 
     @property
     def task(self) -> Task | None:
         """The open workflow task, leased or ready."""
         return self.tasks.get(0)
+
+    @property
+    def is_written(self) -> bool:
+        """Whether the run's row is written: always, if one of a task or an activity is. Locks go by its version."""
+        return bool(
+            self.is_new
+            or self.is_touched
+            or self.opened_tasks
+            or self.touched_tasks
+            or self.closed_tasks
+            or self.opened_activities
+            or self.touched_activities
+        )
+
+    def as_known(self, version: int) -> RunState:
+        """A copy for a later batch that holds no locks: what is open, as the rows with *version* have it."""
+        tasks = {seq: copy(task) for seq, task in self.tasks.items()}
+        activities = self.activities.items()
+        return RunState(
+            run=copy(self.run),
+            first_new_seq=self.run.last_seq + 1,
+            tasks=tasks,
+            activities={seq: copy(row) for seq, row in activities if row.closed_at is None},
+            timers={seq: copy(row) for seq, row in self.timers.items() if row.state == TIMER_OPEN},
+            version=version,
+            known_tasks={seq: (task.fence, task.worker) for seq, task in tasks.items()},
+        )

@@ -20,15 +20,20 @@ from holdfast.engine.dispatch import Assigned, Credits
 from holdfast.engine.fitting import pushes
 from holdfast.engine.loops import Spawner
 from holdfast.engine.outcomes import Outcomes
-from holdfast.engine.transact import Change, Committed, CommitUnknown, Outcome, is_retry, transact
+from holdfast.engine.recent import Recent
+from holdfast.engine.transact import Change, Committed, CommitUnknown, Known, Outcome, is_retry, transact
 from holdfast.exceptions import HoldfastError, Invalid, NotFound, Unavailable
 from holdfast.metrics import Metrics
 from holdfast.store import views
+from holdfast.store.record import TOO_EARLY_S, TOO_LATE_S
 from holdfast.store.session import Conflict, Pool, Retryable, Unwritable
 from holdfast.wire import codec, subjects
 from holdfast.wire import events as e
 from holdfast.wire import messages as m
 from holdfast.wire.subjects import TaskKind
+
+Item = tuple[int, Change]
+Tried = tuple[int, Change, Outcome | HoldfastError]
 
 BATCH_MAX = 200
 TRIES_MAX = 5
@@ -48,6 +53,7 @@ class Engine:
         self.lease_s = lease_s
         self.credits = Credits()
         self.outcomes = Outcomes(pool)
+        self.recent = Recent()
         self.spawner = Spawner()
         self.changes: Batcher[Change, Outcome] = Batcher(self._carry_out, size=BATCH_MAX)
         self.timer_wake = asyncio.Event()
@@ -70,9 +76,12 @@ class Engine:
     async def _carry_out(self, changes: Sequence[Change]) -> list[Outcome | BaseException]:
         results: list[Outcome | BaseException] = [Unavailable("not tried")] * len(changes)
         open_items = list(enumerate(changes))
+        known, open_items = self.recent.split([((i, ch), ch.run_id, ch.request) for i, ch in open_items])
         for _ in range(TRIES_MAX):
-            done = await self._try(open_items)
-            open_items = []
+            # What is known first, in a transaction of its own: nobody's lock keeps it waiting.
+            done = await self._try_known(known) if known else []
+            done += await self._try(open_items) if open_items else []
+            known, open_items = [], []
             for index, change, outcome in done:
                 if isinstance(outcome, HoldfastError) and (
                     is_retry(outcome) or isinstance(outcome, Retryable)
@@ -85,9 +94,16 @@ class Engine:
             results[index] = Unavailable("the run is contended: try again with the same request id")
         return results
 
-    async def _try(
-        self, items: list[tuple[int, Change]]
-    ) -> list[tuple[int, Change, Outcome | HoldfastError]]:
+    async def _try_known(self, items: list[Item]) -> list[Tried]:
+        """Carry out what needs nothing read, if the database's time is known."""
+        now = self.recent.time.at(time.monotonic())
+        if now is None:
+            return await self._try(items)
+        states = {ch.run_id: self.recent.take(ch.run_id) for _, ch in items if ch.run_id}
+        known = Known({run_id: state for run_id, state in states.items() if state is not None}, now)
+        return await self._try(items, known)
+
+    async def _try(self, items: list[Item], known: Known | None = None) -> list[Tried]:
         started = time.perf_counter()
         try:
             committed = await transact(
@@ -96,6 +112,7 @@ class Engine:
                 [change for _, change in items],
                 lease_s=self.lease_s,
                 heard_now=time.monotonic(),
+                known=known,
             )
         except (Conflict, Unwritable) as error:
             if len(items) == 1:
@@ -114,13 +131,23 @@ class Engine:
                 unheard = _releases([item for item in error.assigned if not item.is_answer])
                 if unheard:
                     self.spawner.spawn(self._take_back(unheard.values()))
+            self.recent.forget()
             self.metrics.store_failures.labels("transact", error.code).inc()
             return [(index, change, error) for index, change in items]
         self.metrics.store_latency.labels("transact").observe(time.perf_counter() - started)
         self.metrics.store_calls.labels("transact").inc()
         self.metrics.batch.observe(len(items))
+        self._remember(committed, known)
         self._after_commit(committed)
         return [(index, change, out) for (index, change), out in zip(items, committed.outcomes, strict=True)]
+
+    def _remember(self, committed: Committed, known: Known | None) -> None:
+        if not committed.version:
+            return
+        if known is not None and not TOO_EARLY_S <= committed.told_at - known.now <= TOO_LATE_S:
+            self.recent.time.forget()
+        self.recent.time.heard(committed.told_at, time.monotonic())
+        self.recent.keep([state for state in committed.states if state.is_written], committed.version)
 
     # -- after the commit --------------------------------------------------------------
 

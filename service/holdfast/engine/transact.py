@@ -22,7 +22,7 @@ from holdfast.engine.dispatch import Assigned, Credit, Credits, assign, give_bac
 from holdfast.exceptions import HoldfastError, NotFound, OutcomeUnknown, Refused
 from holdfast.store import journal
 from holdfast.store.journal import Address, Resolved
-from holdfast.store.record import record
+from holdfast.store.record import Written, record
 from holdfast.store.session import Pool, Session
 from holdfast.wire import commands as c
 from holdfast.wire import messages as m
@@ -60,12 +60,17 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class Committed(msgspec.Struct, frozen=True):
-    """A committed batch: one outcome (or error) per change, in order; every touched state; who got which task."""
+    """A committed batch: one outcome (or error) per change, in order; every touched state; who got which task.
+
+    `version` is that of the rows it wrote, `told_at` the database's time when it wrote them; 0 if nothing was written.
+    """
 
     outcomes: list[Outcome | HoldfastError]
     states: list[s.RunState]
     assigned: list[Assigned]
     now: float
+    version: int = 0
+    told_at: float = 0.0
 
 
 class CommitUnknown(OutcomeUnknown):
@@ -82,17 +87,36 @@ class _Retry(HoldfastError):
     code = "unavailable"
 
 
+class Known(msgspec.Struct, frozen=True):
+    """What a batch goes by that reads nothing: the runs' states by id, and the database's time."""
+
+    states: dict[str, s.RunState]
+    now: float
+
+
 async def transact(
-    pool: Pool, credits: Credits, changes: Sequence[Change], *, lease_s: float, heard_now: float
+    pool: Pool,
+    credits: Credits,
+    changes: Sequence[Change],
+    *,
+    lease_s: float,
+    heard_now: float,
+    known: Known | None = None,
 ) -> Committed:
     """Carry out *changes* in one transaction.
+
+    With *known*, nothing is read: it takes starts, of workflow ids that have no run yet, and reports on the runs that
+    are known. Whatever turns out otherwise is to be carried out again without it, as is what would be refused.
 
     Raises what `Pool.transaction` raises: then nothing happened, or (`CommitUnknown`) nobody knows.
     """
     batch = _Batch()
     try:
         async with pool.transaction(is_deferred=True) as session:
-            await batch.load(session, changes)
+            if known is None:
+                await batch.load(session, changes)
+            else:
+                batch.believe(known, changes)
             for change in changes:
                 batch.outcomes.append(batch.decide(change))
             batch.assigned = assign(
@@ -103,13 +127,19 @@ async def transact(
                 heard_now=heard_now,
                 lease_s=lease_s,
             )
-            lost = await record(session, batch.states())
+            written = await record(
+                session,
+                batch.states(),
+                is_first=known is not None,
+                at=None if known is None else known.now,
+            )
     except OutcomeUnknown as error:
         raise CommitUnknown(error.message, batch.assigned) from error
     except BaseException:
         give_back(batch.assigned, credits, heard_now)
         raise
-    return batch.committed(lost)
+    give_back([item for item in batch.assigned if item.state.run.run_id in written.lost], credits, heard_now)
+    return batch.committed(written)
 
 
 def is_retry(outcome: Outcome | HoldfastError) -> bool:
@@ -131,6 +161,7 @@ class _Batch:
         # The runs opened in this batch that a refusal was about, by the refused change's place.
         self.refused_over: dict[int, str] = {}
         self.assigned: list[Assigned] = []
+        self.is_believed = False
 
     def states(self) -> list[s.RunState]:
         """Every state of the batch, locked or new."""
@@ -154,8 +185,21 @@ class _Batch:
             ]
             self.locked, self.now = await journal.lock(session, run_ids, activities, timers, requests)
 
+    def believe(self, known: Known, changes: Sequence[Change]) -> None:
+        """Take what is known for what is there."""
+        self.is_believed, self.now = True, known.now
+        self.locked = known.states
+        self.resolved = {ch.address: Resolved(None, None, known.now) for ch in changes if ch.address}
+
     def decide(self, change: Change) -> Outcome | HoldfastError:
         """Decide one change on what the earlier ones of the batch left."""
+        outcome = self._decide(change)
+        if self.is_believed and (not isinstance(outcome, Outcome) or outcome.is_repeat):
+            # Nothing will be written that could show whether what is believed is true.
+            return _Retry("not decided on what was only believed")
+        return outcome
+
+    def _decide(self, change: Change) -> Outcome | HoldfastError:
         try:
             if isinstance(change.request, m.Start):
                 return self._start(change, change.request)
@@ -185,14 +229,15 @@ class _Batch:
             refusal=decision.refusal,
         )
 
-    def committed(self, lost: set[str]) -> Committed:
+    def committed(self, written: Written) -> Committed:
         """The batch as it stands in the database."""
+        lost = written.lost
         outcomes: list[Outcome | HoldfastError] = []
         for index, out in enumerate(self.outcomes):
             state = out.state if isinstance(out, Outcome) else None
             run_id = self.refused_over.get(index, "") if state is None else state.run.run_id
             if run_id in lost:
-                outcomes.append(_Retry("somebody else started the same workflow id first"))
+                outcomes.append(_Retry("somebody else changed the run, or started its workflow id, first"))
                 continue
             if not isinstance(out, Outcome) or state is None:
                 outcomes.append(out)
@@ -207,7 +252,7 @@ class _Batch:
             outcomes.append(msgspec.structs.replace(out, assigned=mine, at=self.now))
         assigned = [item for item in self.assigned if item.state.run.run_id not in lost]
         states = [state for state in self.states() if state.run.run_id not in lost]
-        return Committed(outcomes, states, assigned, self.now)
+        return Committed(outcomes, states, assigned, self.now, written.version, written.now)
 
     def _to_lock(self, change: Change) -> str | None:
         if change.address is None:

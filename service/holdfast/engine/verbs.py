@@ -104,6 +104,10 @@ async def claim(engine: Engine, namespace: str, request: m.Claim) -> m.Tasks:
             activities = await task_store.claim_activities(
                 engine.pool, namespace, request.task_queue, request.worker, activity_slots, engine.lease_s
             )
+        for claimed in workflows:
+            engine.recent.leased(claimed.run_id, 0, claimed.fence, request.worker, claimed.now)
+        for got in activities:
+            engine.recent.leased(got.run_id, got.seq, got.fence, request.worker, got.now)
         workflow_tasks = await answers.claimed_workflow_tasks(engine.pool, workflows, engine.lease_s)
     except HoldfastError:
         # Leased, but nobody will hear of them.

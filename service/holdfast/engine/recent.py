@@ -1,0 +1,110 @@
+"""What this process knows without asking: the runs that it changed last, and the database's time.
+
+Both are beliefs. A batch that rests on them is written on condition that they are true (see `record`); if not, or if
+it would refuse or change nothing, it is decided again on rows that are read and locked. So they save work and never
+decide anything. Lost connections, other processes and long pauses make them wrong at any time.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+from holdfast.core import state as s
+from holdfast.core.requests import Request
+from holdfast.wire import messages as m
+
+RUNS_MAX = 10_000
+ROWS_MAX = 32
+"""Of a run with more open work than that nothing is kept: it would be copied with every turn."""
+
+WINDOW_S = 5.0
+
+# They stand or fall with a fence, which the write compares, and need nothing that is not open.
+_REPORTS = (m.CompleteActivity, m.CompleteWorkflowTask, m.FailActivity, m.FailWorkflowTask, m.CancelActivity)
+
+Item = TypeVar("Item")
+
+
+class DatabaseTime:
+    """The database's clock as an answer from it would tell, without asking; never ahead of it while it runs evenly.
+
+    Each answer was written a little before it arrived: of the last ones the quickest counts.
+    """
+
+    def __init__(self) -> None:
+        self._lead, self._lead_before = float("-inf"), float("-inf")
+        self._since, self._heard_at = 0.0, float("-inf")
+
+    def heard(self, database_now: float, own_now: float) -> None:
+        """An answer that was written at *database_now* arrived at *own_now*, on this process's monotonic clock."""
+        if own_now - self._since > WINDOW_S:
+            is_old = own_now - self._since > 2 * WINDOW_S
+            self._lead_before = float("-inf") if is_old else self._lead
+            self._lead, self._since = float("-inf"), own_now
+        self._lead = max(self._lead, database_now - own_now)
+        self._heard_at = own_now
+
+    def at(self, own_now: float) -> float | None:
+        """The database's time at *own_now*, in epoch seconds; None if nothing was heard of it lately."""
+        if own_now - self._heard_at > WINDOW_S:
+            return None
+        return own_now + max(self._lead, self._lead_before)
+
+    def forget(self) -> None:
+        """One of the clocks was set."""
+        self._lead = self._lead_before = self._heard_at = float("-inf")
+
+
+class Recent:
+    """The states of the runs that this process changed last."""
+
+    def __init__(self) -> None:
+        self.time = DatabaseTime()
+        self._states: OrderedDict[str, s.RunState] = OrderedDict()
+
+    def take(self, run_id: str) -> s.RunState | None:
+        """The state of a run, to be worked on: it is known no more until it is kept again."""
+        return self._states.pop(run_id, None)
+
+    def keep(self, states: Iterable[s.RunState], version: int) -> None:
+        """These states were written with *version*."""
+        for state in states:
+            rows = len(state.tasks) + len(state.activities) + len(state.timers)
+            if state.run.is_open and rows <= ROWS_MAX:
+                self._states[state.run.run_id] = state.as_known(version)
+        while len(self._states) > RUNS_MAX:
+            self._states.popitem(last=False)
+
+    def leased(self, run_id: str, seq: int, fence: int, worker: str, now: float) -> None:
+        """A claim leased the task."""
+        state = self._states.get(run_id)
+        task = None if state is None else state.tasks.get(seq)
+        if state is not None and task is not None:
+            task.worker, task.fence = worker, fence
+            task.leased_at = task.heartbeat_at = now
+            task.sticky_worker = task.sticky_until = None
+            state.known_tasks[seq] = (fence, worker)
+
+    def forget(self) -> None:
+        """The database may be another one by now."""
+        self._states.clear()
+        self.time.forget()
+
+    def split(self, asked: Sequence[tuple[Item, str, Request | m.Start]]) -> tuple[list[Item], list[Item]]:
+        """Which of the items (each with its run id, if it names one, and its request) need not be read first; the others.
+
+        Those of one run stay together, in their order.
+        """
+        to_read = {
+            run_id
+            for _, run_id, request in asked
+            if run_id and not (isinstance(request, _REPORTS) and run_id in self._states)
+        }
+        known: list[Item] = []
+        others: list[Item] = []
+        for item, run_id, request in asked:
+            is_known = isinstance(request, m.Start) or (run_id and run_id not in to_read)
+            (known if is_known else others).append(item)
+        return known, others
