@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.store.test_plans import indexes, pages, plan_of, scans
 
 from holdfast.exceptions import Invalid
 from holdfast.store import Store, tally, tasks
@@ -14,7 +15,6 @@ from holdfast.wire.records import NamespaceStats, QueueStats, WorkflowWorker
 from tests.contract import written
 from tests.store import rows
 from tests.store.rows import QUEUE, Sql, schedule
-from tests.store.test_plans import indexes, pages, plan_of, scans
 
 CLOSED_BEHIND = """
     INSERT INTO run (

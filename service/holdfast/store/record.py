@@ -28,7 +28,8 @@ class Lost(msgspec.Struct, kw_only=True):
     run_id: str
 
 
-# What happened to runs that exist, and to what they own. The batch holds their locks.
+# What happened to runs that exist, and to what they own. The batch holds their locks. Whose rows they are is said twice:
+# planned while there were none, a mere join would begin with all rows of all runs.
 CHANGE_RUNS = Statement(
     """
     WITH new_event AS (
@@ -71,7 +72,7 @@ CHANGE_RUNS = Statement(
     ), done_task AS (
         DELETE FROM task AS t
         USING unnest($24::uuid[], $25::int[]) AS gone (run_id, seq)
-        WHERE t.run_id = gone.run_id AND t.seq = gone.seq
+        WHERE t.run_id = ANY($24::uuid[]) AND t.run_id = gone.run_id AND t.seq = gone.seq
     ), new_activity AS (
         INSERT INTO activity (
             run_id, seq, namespace, activity_id, name, task_queue, scheduled_seq, options, scheduled_at, status, attempt,
@@ -107,7 +108,7 @@ CHANGE_RUNS = Statement(
             run_id, seq, status, attempt, is_cancel_requested, last_failure, heartbeat_details, last_heartbeat_at,
             closed_at, closed_fence
         )
-        WHERE a.run_id = n.run_id AND a.seq = n.seq
+        WHERE a.run_id = ANY($43::uuid[]) AND a.run_id = n.run_id AND a.seq = n.seq
     ), new_timer AS (
         INSERT INTO timer (run_id, seq, fire_at, state)
         SELECT n.run_id, n.seq, to_timestamp(n.fire_at), n.state
@@ -116,7 +117,7 @@ CHANGE_RUNS = Statement(
         UPDATE timer AS t
         SET state = n.state
         FROM unnest($57::uuid[], $58::int[], $59::smallint[]) AS n (run_id, seq, state)
-        WHERE t.run_id = n.run_id AND t.seq = n.seq
+        WHERE t.run_id = ANY($57::uuid[]) AND t.run_id = n.run_id AND t.seq = n.seq
     ), kept_request AS (
         INSERT INTO request (namespace, request_id, hash, run_id)
         SELECT n.namespace, n.request_id, n.hash, n.run_id
@@ -283,7 +284,7 @@ CLOSE_TIMERS = Statement(
     """
     UPDATE timer
     SET state = 2
-    WHERE run_id = ANY($1::uuid[]) AND state = 0
+    WHERE run_id = ANY($1::uuid[]) AND state < 1  -- not = 0: the index of all open timers is not the one to use
     """
 )
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from holdfast.core.record_activities import RUNNING
 from holdfast.store.contract.door import can_be_stored, check_moment, check_number
 from holdfast.store.contract.opening import Opened, Writing
 from holdfast.store.session import Query, Statement
@@ -124,9 +125,13 @@ LOCK_HELD_RUNS = Query(
         WHERE a.status = 'RUNNING' AND a.claimed_by = ANY($1::text[])
         UNION
         SELECT t.run_id
-        FROM task AS t
+        FROM (
+            SELECT task.run_id, task.worker, task.namespace
+            FROM task
+            WHERE task.deadline IS NOT NULL AND task.worker = ANY($1)
+            OFFSET 0  -- else it might go through all tasks in the order of their runs
+        ) AS t
         JOIN dead AS d ON d.id = t.worker AND d.namespace = t.namespace
-        WHERE t.deadline IS NOT NULL
     )
     SELECT r.run_id::text AS run_id
     FROM run AS r
@@ -166,7 +171,9 @@ FREE_ACTIVITIES = Query(
         SELECT a.id, r.workflow_id, a.claimed_by
         FROM record_activity AS a
         JOIN run AS r ON r.run_id = a.run_id
-        WHERE a.run_id = ANY($1::uuid[]) AND a.status = 'RUNNING' AND a.claimed_by = ANY($2::text[])
+        WHERE a.run_id = ANY($1::uuid[])
+            AND a.status = $3  -- bound: the index of all that runs is not the one to use
+            AND a.claimed_by = ANY($2::text[])
         ORDER BY a.id
         FOR UPDATE OF a
     )
@@ -275,7 +282,7 @@ async def _release(writing: Writing, dead: Sequence[WorkerKey]) -> None:
             run_id=task.run_id,
             worker=task.worker,
         )
-    for row in await writing.rows(FREE_ACTIVITIES, runs, ids):
+    for row in await writing.rows(FREE_ACTIVITIES, runs, ids, RUNNING):
         writing.tell(
             row.namespace,
             "ActivityReleased",
