@@ -263,7 +263,6 @@ def test_the_machine_calls_every_method_of_the_contract() -> None:
     assert all(inspect.iscoroutinefunction(getattr(Store, method, None)) for method in methods)
 
 
-@pytest.mark.parametrize("server_url", [18], indirect=True, ids=["pg18"])
 def test_the_store_answers_as_the_model_does(bench: Bench) -> None:
     run_state_machine_as_test(
         lambda: Machine(bench),

@@ -163,7 +163,6 @@ def fixtures_of(one: str, other: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("server_url", [18], indirect=True, ids=["pg18"])
 @pytest.mark.parametrize("one", CALLS)
 async def test_whichever_comes_between_it_is_as_if_it_had_waited(pair: Pair, one: str) -> None:
     """Every other change, at every pause of this one. A claim may also find what is being written not there."""
@@ -206,7 +205,6 @@ async def cancelled_everywhere(store: Store, sql: Sql, call: Call, fixture: str)
         yield at
 
 
-@pytest.mark.parametrize("server_url", [18], indirect=True, ids=["pg18"])
 @pytest.mark.parametrize("name", CALLS)
 async def test_a_change_that_is_cancelled_happens_wholly_or_not_at_all(
     database: str, sql: Sql, name: str
@@ -224,7 +222,6 @@ async def test_a_change_that_is_cancelled_happens_wholly_or_not_at_all(
     assert [rows for rows in seen if rows not in allowed] == []
 
 
-@pytest.mark.parametrize("server_url", [18], indirect=True, ids=["pg18"])
 async def test_whatever_else_is_cancelled_leaves_nothing_behind(database: str, sql: Sql) -> None:
     async with await Store.connect(database, pool_max=1) as store:
         for call in OTHER_CALLS.values():

@@ -76,13 +76,20 @@ CLAIMS: dict[str, Case] = {
     "activity of an empty queue": Case(
         tasks.CLAIM_ACTIVITIES, ("busy", "none", "w1", 20, 10.0), "task_activity_ready", 0
     ),
-    "contract's workflow task": Case(dispatch.CLAIM_WORKFLOW_TASK, ("q", "w1", "busy"), "record_ready", 1),
-    "contract's workflow task of a worker": Case(
-        dispatch.CLAIM_WORKFLOW_TASK, ("q", "x1", "main"), "record_ready", 1
+    "contract's workflow task": Case(
+        dispatch.CLAIM_WORKFLOW_TASK, ("q", "w1", "busy", None, None), "record_ready", 1
     ),
-    "contract's activity": Case(dispatch.CLAIM_ACTIVITY, ("q", "w1", "busy"), "record_activity_ready", 1),
+    "contract's workflow task of a worker": Case(
+        dispatch.CLAIM_WORKFLOW_TASK, ("q", "x1", "busy", ["t"], 70), "record_held", 1, work=60
+    ),
+    "contract's activity": Case(
+        dispatch.CLAIM_ACTIVITY, ("q", "w1", "busy", None, None), "record_activity_ready", 1
+    ),
+    "contract's activity of a worker": Case(
+        dispatch.CLAIM_ACTIVITY, ("q", "x1", "busy", ["a"], 70), "record_activity_held", 1, work=60
+    ),
     "contract's activity of an empty queue": Case(
-        dispatch.CLAIM_ACTIVITY, ("none", "w1", "busy"), "record_activity_ready", 0
+        dispatch.CLAIM_ACTIVITY, ("none", "w1", "busy", None, None), "record_activity_ready", 0
     ),
 }
 ENGINE: dict[str, Case] = {
@@ -188,11 +195,13 @@ CONTRACT: dict[str, Case] = {
     "stale leases released": Case(
         dispatch.RELEASE_STALE, ([LEASED], NOON + 100, "2020-01-01"), "record_pkey", 1, work=120
     ),
-    "dispatched by the dead": Case(workers.FREE_DISPATCHED, ([LEASED], ["x1"]), "record_pkey", 1, work=60),
+    "dispatched by the dead": Case(
+        workers.FREE_DISPATCHED, ([LEASED], ["x1"], 1.7e9), "record_pkey", 1, work=60
+    ),
     "run by the dead": Case(
         workers.FREE_ACTIVITIES, ([LEASED], ["x1"], "RUNNING"), "record_activity_run_id_seq_key", 1
     ),
-    "leased to the dead": Case(workers.LAPSE_TASKS, ([RUN], ["x1"], ["busy"]), "task_pkey", 0, work=4),
+    "leased to the dead": Case(workers.LAPSE_TASKS, ([RUN], ["x1"], ["busy"], 1.7e9), "task_pkey", 0, work=4),
     "namespace's figures": Case(stats.NAMESPACE_STATS, ("main",), "run_open", 1, work=80),
     "queues' figures": Case(stats.QUEUE_STATS, ("main",), "record_activity_ready", 1, work=300),
 }

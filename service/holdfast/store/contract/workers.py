@@ -23,6 +23,12 @@ class WorkerKey(msgspec.Struct, kw_only=True):
     namespace: str
 
 
+class Moment(msgspec.Struct, kw_only=True):
+    """The database's clock."""
+
+    now: float
+
+
 class HeldRun(msgspec.Struct, kw_only=True):
     """A run of which a worker holds something."""
 
@@ -142,6 +148,9 @@ LOCK_HELD_RUNS = Query(
     HeldRun,
 )
 
+# Read after the locks: one moment for all that is released.
+CLOCK = Query("SELECT extract(epoch FROM clock_timestamp())::float8 AS now", Moment)
+
 # Ready since when it was woken during the lease, else since now. Locked in the order in which stale leases are.
 FREE_DISPATCHED = Query(
     """
@@ -157,7 +166,7 @@ FREE_DISPATCHED = Query(
     SET
         dispatch_worker = NULL,
         dispatch_heartbeat = NULL,
-        ready_at = CASE WHEN h.closed_at IS NULL THEN coalesce(c.ready_at, clock_timestamp()) END
+        ready_at = CASE WHEN h.closed_at IS NULL THEN coalesce(c.ready_at, to_timestamp($3)) END
     FROM held AS h
     WHERE c.run_id = h.run_id
     RETURNING c.run_id::text AS run_id, c.namespace, c.workflow_id, h.dispatch_worker AS worker
@@ -190,12 +199,18 @@ FREE_ACTIVITIES = Query(
 # every lease that ran out, and decides. Fence and worker stay: a report that is under way still counts.
 LAPSE_TASKS = Statement(
     """
+    WITH held AS (
+        SELECT t.run_id, t.seq
+        FROM task AS t
+        JOIN unnest($2::text[], $3::text[]) AS d (id, namespace) ON d.id = t.worker AND d.namespace = t.namespace
+        WHERE t.run_id = ANY($1::uuid[])
+        ORDER BY t.run_id, t.seq
+        FOR UPDATE OF t
+    )
     UPDATE task AS t
-    SET
-        lease_until = least(t.lease_until, clock_timestamp()),
-        deadline = least(t.deadline, clock_timestamp())
-    FROM unnest($2::text[], $3::text[]) AS d (id, namespace)
-    WHERE t.run_id = ANY($1::uuid[]) AND t.worker = d.id AND t.namespace = d.namespace
+    SET lease_until = least(t.lease_until, to_timestamp($4)), deadline = least(t.deadline, to_timestamp($4))
+    FROM held AS h
+    WHERE t.run_id = ANY($1::uuid[]) AND t.run_id = h.run_id AND t.seq = h.seq
     """
 )
 
@@ -227,8 +242,8 @@ async def register_worker(store: Opened, worker: WorkflowWorker) -> None:
 async def heartbeat_worker(store: Opened, id: str, now: float) -> bool:
     """Whether the worker is known; it was last heard of at *now* then.
 
-    *now* wins over what is known, also when it is older: a clock that was set back must not let a worker look alive
-    for ever. False, for one that was removed or never registered, asks it to register (again).
+    Its dispatch leases live on with it. *now* wins over what is known, also when it is older: a clock that was set back
+    must not let a worker look alive for ever. False, for one that was removed or never registered, asks it to register (again).
     """
     check_moment("now", now)
     if not can_be_stored(id):
@@ -273,7 +288,8 @@ async def _release(writing: Writing, dead: Sequence[WorkerKey]) -> None:
     runs = [run.run_id for run in await writing.rows(LOCK_HELD_RUNS, ids, namespaces)]
     if not runs:
         return
-    for task in await writing.rows(FREE_DISPATCHED, runs, ids):
+    (clock,) = await writing.rows(CLOCK)
+    for task in await writing.rows(FREE_DISPATCHED, runs, ids, clock.now):
         writing.tell(
             task.namespace,
             "WorkflowTaskReleased",
@@ -294,7 +310,7 @@ async def _release(writing: Writing, dead: Sequence[WorkerKey]) -> None:
             attempt=row.attempt,
             worker=row.worker,
         )
-    await writing.run(LAPSE_TASKS, runs, ids, namespaces)
+    await writing.run(LAPSE_TASKS, runs, ids, namespaces, clock.now)
 
 
 def _check(worker: WorkflowWorker) -> None:
