@@ -68,7 +68,7 @@ async def get_activity_by_workflow_seq(
     self: State, workflow_id: str, seq: int, *, namespace: str = "main", run_id: str | None = None
 ) -> WorkflowActivity | None:
     run = self.find(namespace, workflow_id, run_id)
-    return run and run.activities.get(seq)
+    return None if run is None else run.activities.get(seq)
 
 
 async def claim_activity(
@@ -216,7 +216,7 @@ async def get_timer_by_workflow_seq(
     self: State, workflow_id: str, seq: int, *, namespace: str = "main", run_id: str | None = None
 ) -> WorkflowTimer | None:
     run = self.find(namespace, workflow_id, run_id)
-    return run and run.timers.get(seq)
+    return None if run is None else run.timers.get(seq)
 
 
 async def fire_due_timers(

@@ -9,6 +9,7 @@ from holdfast.exceptions import AlreadyExists, Invalid, NotFound, Refused
 from holdfast.store.contract.door import check_json, check_moment, check_number, check_unicode
 from holdfast.wire import codec
 from holdfast.wire.records import (
+    TERMINAL_STATUSES,
     WORKFLOW_STATUSES,
     WorkflowEvent,
     WorkflowRecord,
@@ -61,7 +62,7 @@ async def get_workflow(
     self: State, id: str, *, namespace: str = "main", run_id: str | None = None
 ) -> WorkflowRecord | None:
     run = self.find(namespace, id, run_id)
-    return run and run.record
+    return None if run is None else run.record
 
 
 async def list_workflows(
@@ -204,7 +205,7 @@ async def update_workflow_status(
     if run.record == before:
         return
     run.set(updated_at=now)
-    if run.is_closed:
+    if status in TERMINAL_STATUSES:
         run.set(completed_at=now)
         run.closed_at = now
         run.ready_at = run.worker = run.beat_at = None

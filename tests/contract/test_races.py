@@ -65,13 +65,17 @@ CALLS: dict[str, Call] = {
             run_id=p.next_run_id,
             workflow_type="order",
             task_queue="q",
-            **{"created_at": 1e9, "updated_at": 1e9, **p.address},
+            created_at=1e9,
+            updated_at=1e9,
+            namespace=p.namespace,
         )
     ),
     "delete_namespace": lambda s, p: s.delete_namespace(p.namespace),
-    "fire_due_timers": lambda s, p: s.fire_due_timers(1.1e9, **p.address),
+    "fire_due_timers": lambda s, p: s.fire_due_timers(1.1e9, namespace=p.namespace),
     "heartbeat_activity": lambda s, p: s.heartbeat_activity(p.activities[1], "7", worker_id="x1"),
-    "mark_archived_and_purge": lambda s, p: s.mark_archived_and_purge("w", "s3://w", 1.1e9, **p.address),
+    "mark_archived_and_purge": lambda s, p: s.mark_archived_and_purge(
+        "w", "s3://w", 1.1e9, namespace=p.namespace
+    ),
     "mark_workflow_dispatchable": lambda s, p: s.mark_workflow_dispatchable("w", **p.address),
     "release_workflow_task": lambda s, p: s.release_workflow_task("w", "x1", **p.address),
     "requeue_activity_for_retry": lambda s, p: s.requeue_activity_for_retry(p.activities[1], 2, 1.1e9),
@@ -84,7 +88,7 @@ CALLS: dict[str, Call] = {
     "update_workflow_status": lambda s, p: s.update_workflow_status("w", "COMPLETED", "1", None, **p.address),
     "upsert_search_attributes": lambda s, p: s.upsert_search_attributes("w", '{"m": 2}', **p.address),
 }
-SKIPPING = {"claim_activity": None, "claim_workflow_task": None, "fire_due_timers": []}
+SKIPPING: dict[str, Any] = {"claim_activity": None, "claim_workflow_task": None, "fire_due_timers": []}
 """What they answer when the rows that they look for are being written: the next call will see."""
 
 WORKER = WorkflowWorker(id="x1", last_heartbeat=1e9, registered_at=1e9)

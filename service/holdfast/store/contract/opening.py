@@ -12,7 +12,17 @@ import msgspec
 from holdfast.exceptions import Invalid, Unavailable
 from holdfast.store.contract.leadership import Leadership
 from holdfast.store.migrate import migrate as apply_migrations
-from holdfast.store.session import Conflict, Pool, Query, Retryable, Row, Session, Statement, Unwritable, open_pool
+from holdfast.store.session import (
+    Conflict,
+    Pool,
+    Query,
+    Retryable,
+    Row,
+    Session,
+    Statement,
+    Unwritable,
+    open_pool,
+)
 from holdfast.wire import codec
 from holdfast.wire.records import JournalEntry
 
