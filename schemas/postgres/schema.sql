@@ -177,6 +177,7 @@ CREATE TABLE record (
 
 CREATE INDEX record_ready ON record (namespace, task_queue, ready_at, workflow_id) WHERE ready_at IS NOT NULL AND dispatch_worker IS NULL;
 CREATE INDEX record_leased ON record (dispatch_heartbeat) WHERE dispatch_worker IS NOT NULL;
+CREATE INDEX record_held ON record (dispatch_worker) WHERE dispatch_worker IS NOT NULL;
 CREATE INDEX record_child ON record (namespace, parent_id, created_at) WHERE parent_id IS NOT NULL;
 CREATE INDEX record_search ON record USING gin (search jsonb_path_ops) WHERE search IS NOT NULL;
 
@@ -222,6 +223,7 @@ CREATE TABLE record_activity (
 
 CREATE INDEX record_activity_ready ON record_activity (namespace, task_queue, scheduled_at, id) WHERE status = 'PENDING';
 CREATE INDEX record_activity_running ON record_activity (namespace, task_queue, id) WHERE status = 'RUNNING';
+CREATE INDEX record_activity_held ON record_activity (claimed_by) WHERE status = 'RUNNING';
 CREATE INDEX record_activity_deadline ON record_activity (
     least(started_at + start_to_close_secs, coalesce(last_heartbeat, started_at) + heartbeat_timeout_secs), id
 ) WHERE status = 'RUNNING';

@@ -68,7 +68,7 @@ async def get_activity_by_workflow_seq(
     self: State, workflow_id: str, seq: int, *, namespace: str = "main", run_id: str | None = None
 ) -> WorkflowActivity | None:
     run = self.find(namespace, workflow_id, run_id)
-    return run and run.activities.get(seq)
+    return None if run is None else run.activities.get(seq)
 
 
 async def claim_activity(
@@ -77,6 +77,9 @@ async def claim_activity(
     for field, text in (("task_queue", task_queue), ("worker_id", worker_id), ("namespace", namespace)):
         codec.check_text(field, text)
     now, wall = self.now(), self.wall(worker_id, namespace)
+    names, slots = self.slots(worker_id, "activities")
+    if sum(a.claimed_by == worker_id and a.status == "RUNNING" for _, a in self.all_activities()) >= slots:
+        return None
     due = [
         (activity.scheduled_at, activity.id or 0, run, activity)
         for run, activity in self.all_activities()
@@ -85,6 +88,7 @@ async def claim_activity(
         and activity.task_queue == task_queue
         and activity.status == "PENDING"
         and activity.scheduled_at <= now
+        and (names is None or activity.name in names)
     ]
     if not due:
         return None
@@ -212,7 +216,7 @@ async def get_timer_by_workflow_seq(
     self: State, workflow_id: str, seq: int, *, namespace: str = "main", run_id: str | None = None
 ) -> WorkflowTimer | None:
     run = self.find(namespace, workflow_id, run_id)
-    return run and run.timers.get(seq)
+    return None if run is None else run.timers.get(seq)
 
 
 async def fire_due_timers(

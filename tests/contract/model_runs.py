@@ -9,6 +9,7 @@ from holdfast.exceptions import AlreadyExists, Invalid, NotFound, Refused
 from holdfast.store.contract.door import check_json, check_moment, check_number, check_unicode
 from holdfast.wire import codec
 from holdfast.wire.records import (
+    TERMINAL_STATUSES,
     WORKFLOW_STATUSES,
     WorkflowEvent,
     WorkflowRecord,
@@ -61,7 +62,7 @@ async def get_workflow(
     self: State, id: str, *, namespace: str = "main", run_id: str | None = None
 ) -> WorkflowRecord | None:
     run = self.find(namespace, id, run_id)
-    return run and run.record
+    return None if run is None else run.record
 
 
 async def list_workflows(
@@ -204,7 +205,7 @@ async def update_workflow_status(
     if run.record == before:
         return
     run.set(updated_at=now)
-    if run.is_closed:
+    if status in TERMINAL_STATUSES:
         run.set(completed_at=now)
         run.closed_at = now
         run.ready_at = run.worker = run.beat_at = None
@@ -253,12 +254,16 @@ async def claim_workflow_task(
     for field, text in (("task_queue", task_queue), ("worker_id", worker_id), ("namespace", namespace)):
         codec.check_text(field, text)
     wall = self.wall(worker_id, namespace)
+    types, slots = self.slots(worker_id, "workflows")
+    if sum(run.worker == worker_id for run in self.runs.values()) >= slots:
+        return None
     ready = [
         (run.ready_at, run.record.id, run)
         for run in self.runs.values()
         if run.record.namespace == wall
         and run.record.task_queue == task_queue
         and run.ready_at is not None
+        and (types is None or run.record.workflow_type in types)
         and run.worker is None
         and not run.is_closed
     ]
@@ -287,7 +292,9 @@ async def release_stale_dispatch_leases(self: State, now: float, timeout_secs: f
     stale = [
         run
         for run in self.runs.values()
-        if run.worker is not None and (run.beat_at or 0) < now - timeout_secs and not run.is_closed
+        if run.worker is not None
+        and max(run.beat_at or 0, self.heard_at(run.worker)) < now - timeout_secs
+        and not run.is_closed
     ]
     for run in stale:
         run.worker = run.beat_at = None

@@ -6,6 +6,7 @@ Every method runs from its first line to its last without waiting, so nothing he
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
@@ -116,6 +117,18 @@ class State:
         registered = self.workers.get(worker_id)
         name = registered.namespace if registered else namespace
         return name if name in self.namespaces else None
+
+    def heard_at(self, worker_id: str) -> float:
+        """When that worker was last heard of, if it is registered."""
+        who = self.workers.get(worker_id)
+        return -math.inf if who is None else who.last_heartbeat
+
+    def slots(self, worker_id: str, kind: str) -> tuple[list[str] | None, float]:
+        """Which workflows or activities, by *kind*, that worker takes, None for any, and how many at a time."""
+        who = self.workers.get(worker_id)
+        if who is None:
+            return None, math.inf
+        return getattr(who, kind) or None, getattr(who, f"max_concurrent_{kind}")
 
     def activity(self, number: int) -> tuple[Run, WorkflowActivity] | None:
         """The activity with that number of the store's."""

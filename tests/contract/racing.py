@@ -291,7 +291,7 @@ class CancelledAt:
                 yield future
                 go_on, value = self._work.send, None
             except BaseException as error:
-                go_on, value = self._work.throw, error  # type: ignore[assignment]
+                go_on, value = self._work.throw, error
 
 
 async def finished(work: CancelledAt) -> Any:

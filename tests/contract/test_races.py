@@ -65,13 +65,17 @@ CALLS: dict[str, Call] = {
             run_id=p.next_run_id,
             workflow_type="order",
             task_queue="q",
-            **{"created_at": 1e9, "updated_at": 1e9, **p.address},
+            created_at=1e9,
+            updated_at=1e9,
+            namespace=p.namespace,
         )
     ),
     "delete_namespace": lambda s, p: s.delete_namespace(p.namespace),
-    "fire_due_timers": lambda s, p: s.fire_due_timers(1.1e9, **p.address),
+    "fire_due_timers": lambda s, p: s.fire_due_timers(1.1e9, namespace=p.namespace),
     "heartbeat_activity": lambda s, p: s.heartbeat_activity(p.activities[1], "7", worker_id="x1"),
-    "mark_archived_and_purge": lambda s, p: s.mark_archived_and_purge("w", "s3://w", 1.1e9, **p.address),
+    "mark_archived_and_purge": lambda s, p: s.mark_archived_and_purge(
+        "w", "s3://w", 1.1e9, namespace=p.namespace
+    ),
     "mark_workflow_dispatchable": lambda s, p: s.mark_workflow_dispatchable("w", **p.address),
     "release_workflow_task": lambda s, p: s.release_workflow_task("w", "x1", **p.address),
     "requeue_activity_for_retry": lambda s, p: s.requeue_activity_for_retry(p.activities[1], 2, 1.1e9),
@@ -84,7 +88,7 @@ CALLS: dict[str, Call] = {
     "update_workflow_status": lambda s, p: s.update_workflow_status("w", "COMPLETED", "1", None, **p.address),
     "upsert_search_attributes": lambda s, p: s.upsert_search_attributes("w", '{"m": 2}', **p.address),
 }
-SKIPPING = {"claim_activity": None, "claim_workflow_task": None, "fire_due_timers": []}
+SKIPPING: dict[str, Any] = {"claim_activity": None, "claim_workflow_task": None, "fire_due_timers": []}
 """What they answer when the rows that they look for are being written: the next call will see."""
 
 WORKER = WorkflowWorker(id="x1", last_heartbeat=1e9, registered_at=1e9)
@@ -163,7 +167,6 @@ def fixtures_of(one: str, other: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("server_url", [18], indirect=True, ids=["pg18"])
 @pytest.mark.parametrize("one", CALLS)
 async def test_whichever_comes_between_it_is_as_if_it_had_waited(pair: Pair, one: str) -> None:
     """Every other change, at every pause of this one. A claim may also find what is being written not there."""
@@ -206,7 +209,6 @@ async def cancelled_everywhere(store: Store, sql: Sql, call: Call, fixture: str)
         yield at
 
 
-@pytest.mark.parametrize("server_url", [18], indirect=True, ids=["pg18"])
 @pytest.mark.parametrize("name", CALLS)
 async def test_a_change_that_is_cancelled_happens_wholly_or_not_at_all(
     database: str, sql: Sql, name: str
@@ -224,7 +226,6 @@ async def test_a_change_that_is_cancelled_happens_wholly_or_not_at_all(
     assert [rows for rows in seen if rows not in allowed] == []
 
 
-@pytest.mark.parametrize("server_url", [18], indirect=True, ids=["pg18"])
 async def test_whatever_else_is_cancelled_leaves_nothing_behind(database: str, sql: Sql) -> None:
     async with await Store.connect(database, pool_max=1) as store:
         for call in OTHER_CALLS.values():

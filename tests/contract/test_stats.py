@@ -8,34 +8,12 @@ import pytest
 
 from holdfast.exceptions import Invalid
 from holdfast.store import Store, tally, tasks
-from holdfast.store.contract.stats import NAMESPACE_STATS, QUEUE_STATS
 from holdfast.wire import commands as c
 from holdfast.wire.records import NamespaceStats, QueueStats, WorkflowWorker
 from tests.contract import written
 from tests.store import rows
 from tests.store.rows import QUEUE, Sql, schedule
-from tests.store.test_plans import indexes, pages, plan_of, scans
 
-CLOSED_BEHIND = """
-    INSERT INTO run (
-        run_id, last_at, created_at, closed_at, fence, done_fence, last_seq, last_message_seq, command_seq, done_seq,
-        done_marker, done_head, open_activities, open_timers, sticky_seq, is_cancel_requested, namespace, workflow_id,
-        workflow_type, task_queue, status, request_id, request_hash
-    )
-    SELECT lpad(to_hex(n), 32, '0')::uuid, now(), now(), now(), 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, false, 'main', 'c' || n,
-        'order', 'q', 'COMPLETED', '', ''
-    FROM generate_series(1, 50000) AS n;
-    INSERT INTO record (run_id, created_at, updated_at, completed_at, namespace, workflow_id, task_queue)
-    SELECT lpad(to_hex(n), 32, '0')::uuid, 1, 1, 1, 'main', 'c' || n, 'q' FROM generate_series(1, 50000) AS n;
-    INSERT INTO record_activity (
-        run_id, scheduled_at, initial_interval_secs, backoff_coefficient, start_to_close_secs, seq, attempt,
-        max_attempts, namespace, name, task_queue, status
-    )
-    SELECT lpad(to_hex(n), 32, '0')::uuid, 1, 1, 2, 300, 1, 1, 3, 'main', 'charge', 'q', 'COMPLETED'
-    FROM generate_series(1, 50000) AS n;
-    INSERT INTO tally (namespace, status, closed) VALUES ('main', 'COMPLETED', 50000);
-    ANALYZE run, record, record_activity, tally
-"""
 TALLY = "INSERT INTO tally (namespace, status, closed) VALUES ($1, $2, $3)"
 
 
@@ -236,25 +214,3 @@ async def test_what_a_closed_run_left_unclaimed_is_not_waiting(store: Store, sql
     await written.activity(sql, run_id)
 
     assert await store.get_queue_stats("main") == []
-
-
-async def test_neither_figure_reads_what_is_closed(store: Store, sql: Sql) -> None:
-    """With 50,000 closed runs behind, both touch a handful of pages."""
-    await sql.connection.execute(CLOSED_BEHIND)
-    await sql.connection.execute("VACUUM run, record, record_activity")
-    run_id = await written.run(sql, ready_s=1.0)
-    await written.activity(sql, run_id)
-    for setting in ("enable_seqscan", "enable_hashjoin", "enable_mergejoin"):
-        await sql.connection.execute(f"SET {setting} = off")
-    await sql.connection.execute("SET plan_cache_mode = force_generic_plan")
-
-    of_namespace = await plan_of(sql, NAMESPACE_STATS, "main")
-    of_queues = await plan_of(sql, QUEUE_STATS, "main")
-
-    assert (scans(of_namespace) <= {"tally"}, scans(of_queues)) == (True, set())
-    assert "run_open" in indexes(of_namespace)
-    assert {"record_ready", "record_leased", "record_activity_ready", "record_activity_running"} <= indexes(
-        of_queues
-    )
-    assert (pages(of_namespace) < 100, pages(of_queues) < 100) == (True, True)
-    assert (await store.get_namespace_stats("main")).total_workflows == 50_001

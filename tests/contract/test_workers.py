@@ -13,6 +13,7 @@ from holdfast.store import Store, tasks
 from holdfast.store.due_work import due_tasks
 from holdfast.wire.records import WorkflowWorker
 from tests.contract import written
+from tests.contract.given import activity, created, database_now, ready
 from tests.contract.journal import entries, facts
 from tests.store import rows
 from tests.store.rows import QUEUE, Sql
@@ -351,3 +352,97 @@ async def test_a_removal_that_fails_releases_nothing(store: Store, sql: Sql) -> 
 async def test_an_id_that_cannot_be_is_nobodys(store: Store) -> None:
     assert await store.heartbeat_worker("\ud800", 1_700_000_000.0) is False
     assert await store.heartbeat_worker("a\x00b", 1_700_000_000.0) is False
+
+
+# -- what claims ask of a worker -------------------------------------------------------------------
+
+
+async def test_a_worker_gets_the_types_that_it_named(store: Store) -> None:
+    await created(store, "order-1", workflow_type="pay")
+    await ready(store, "order-2", "order-3", workflow_type="order")
+    await store.mark_workflow_dispatchable("order-1")
+    await store.create_activity(activity("order-1", 1, name="charge"))
+    await store.create_activity(activity("order-1", 2, name="refund"))
+    await store.register_worker(worker(workflows=["cook", "pay"], activities=["refund"]))
+
+    run, other = [await store.claim_workflow_task("shop", "w1") for _ in range(2)]
+    task, none = [await store.claim_activity("shop", "w1") for _ in range(2)]
+
+    assert (run is not None and run.id, other) == ("order-1", None)
+    assert (task is not None and task.seq, none) == (2, None)
+
+
+@pytest.mark.parametrize("named", [None, []])
+async def test_a_worker_that_names_no_types_gets_any(store: Store, named: list[str] | None) -> None:
+    await ready(store, "order-1")
+    await store.create_activity(activity("order-1"))
+    await store.register_worker(worker(workflows=named, activities=named))
+
+    assert await store.claim_workflow_task("shop", "w1") is not None
+    assert await store.claim_activity("shop", "w1") is not None
+
+
+async def test_a_worker_gets_no_more_than_it_has_slots_for(store: Store) -> None:
+    await ready(store, *(f"order-{n}" for n in range(4)))
+    numbers = [await store.create_activity(activity("order-0", seq)) for seq in range(4)]
+    await store.register_worker(worker(max_concurrent_workflows=2, max_concurrent_activities=1))
+
+    runs = [await store.claim_workflow_task("shop", "w1") for _ in range(3)]
+    tasks_ = [await store.claim_activity("shop", "w1") for _ in range(2)]
+
+    assert [run is None for run in runs] == [False, False, True]
+    assert [task is None for task in tasks_] == [False, True]
+    await store.release_workflow_task("order-0", "w1")
+    await store.complete_activity(numbers[0], None, None, False)
+    assert await store.claim_workflow_task("shop", "w1") is not None
+    assert await store.claim_activity("shop", "w1") is not None
+
+
+async def test_a_worker_without_slots_gets_nothing(store: Store) -> None:
+    await ready(store, "order-1")
+    await store.create_activity(activity("order-1"))
+    await store.register_worker(worker(max_concurrent_workflows=0, max_concurrent_activities=0))
+
+    assert await store.claim_workflow_task("shop", "w1") is None
+    assert await store.claim_activity("shop", "w1") is None
+    assert await store.claim_activity("shop", "anybody") is not None
+
+
+async def test_many_claims_of_one_worker_at_once_respect_its_slots(store: Store, other: Store) -> None:
+    await ready(store, *(f"order-{n}" for n in range(8)))
+    await store.register_worker(worker(max_concurrent_workflows=3))
+
+    found = await asyncio.gather(*((store, other)[n % 2].claim_workflow_task("shop", "w1") for n in range(8)))
+
+    assert sum(run is not None for run in found) == 3
+
+
+async def test_a_lease_lives_as_long_as_its_worker_is_heard_of(store: Store, sql: Sql) -> None:
+    await ready(store, "order-1")
+    await store.register_worker(worker())
+    await store.claim_workflow_task("shop", "w1")
+    now = await database_now(sql)
+    await store.heartbeat_worker("w1", now + 100)
+
+    assert await store.release_stale_dispatch_leases(now + 110, 10.0) == 0
+    assert await store.release_stale_dispatch_leases(now + 110.5, 10.0) == 1
+
+
+async def test_a_worker_that_was_heard_of_before_its_claim_holds_the_lease_from_the_claim_on(
+    store: Store, sql: Sql
+) -> None:
+    await ready(store, "order-1")
+    await store.register_worker(worker(last_heartbeat=LONG_AGO))
+    await store.claim_workflow_task("shop", "w1")
+
+    assert await store.release_stale_dispatch_leases(await database_now(sql), 30.0) == 0
+
+
+async def test_all_that_a_dead_worker_held_is_free_since_one_moment(store: Store, sql: Sql) -> None:
+    await store.register_worker(worker("dead"))
+    for _ in range(20):
+        await written.run(sql, worker="dead")
+
+    await store.remove_dead_workers(LATER)
+
+    assert await sql.one("SELECT count(DISTINCT ready_at) FROM record") == 1

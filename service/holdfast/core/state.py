@@ -194,6 +194,7 @@ class RunState(msgspec.Struct, kw_only=True):
             or self.closed_tasks
             or self.opened_activities
             or self.touched_activities
+            or self.touched_timers
         )
 
     def as_known(self, version: int) -> RunState:

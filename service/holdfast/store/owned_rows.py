@@ -173,8 +173,13 @@ LOCK = Query(
 READ_TIMERS = Query(
     """
     SELECT t.run_id::text AS run_id, t.seq, extract(epoch FROM t.fire_at)::float8 AS fire_at, t.state
-    FROM timer AS t
-    JOIN unnest($1::uuid[], $2::int[]) AS asked (run_id, seq) ON asked.run_id = t.run_id AND asked.seq = t.seq
+    FROM unnest($1::uuid[], $2::int[]) AS asked (run_id, seq)
+    CROSS JOIN LATERAL (
+        SELECT timer.run_id, timer.seq, timer.fire_at, timer.state
+        FROM timer
+        WHERE timer.run_id = asked.run_id AND timer.seq = asked.seq
+        OFFSET 0
+    ) AS t
     """,
     s.Timer,
 )
@@ -182,22 +187,25 @@ READ_TIMERS = Query(
 FORGET_REQUESTS = Statement(
     """
     DELETE FROM request AS r
-    USING (
-        SELECT o.namespace, o.request_id
+    WHERE r.ctid = ANY (ARRAY(
+        SELECT o.ctid  -- no request is ever changed: it stays where it is
         FROM request AS o
         WHERE o.created_at < now() - make_interval(secs => $1)
         LIMIT $2
-    ) AS old
-    WHERE r.namespace = old.namespace AND r.request_id = old.request_id
+    ))
     """
 )
 
 READ_REQUESTS = Query(
     """
     SELECT r.namespace, r.request_id, r.hash, r.run_id::text AS run_id
-    FROM request AS r
-    JOIN unnest($1::text[], $2::text[]) AS asked (namespace, request_id)
-        ON asked.namespace = r.namespace AND asked.request_id = r.request_id
+    FROM unnest($1::text[], $2::text[]) AS asked (namespace, request_id)
+    CROSS JOIN LATERAL (
+        SELECT request.namespace, request.request_id, request.hash, request.run_id
+        FROM request
+        WHERE request.namespace = asked.namespace AND request.request_id = asked.request_id
+        OFFSET 0
+    ) AS r
     """,
     s.KeptRequest,
 )

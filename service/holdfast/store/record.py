@@ -94,21 +94,21 @@ async def _close_open_work(session: Session, closing: Sequence[s.RunState]) -> N
 def _changes(states: Sequence[s.RunState], at: float | None) -> list[Any]:
     """The arguments of `CHANGE_RUNS`, none if nothing is touched."""
     runs = [astuple(state.run) for state in states if state.is_written]
-    requests, timers = _requests(states), [state for state in states if state.touched_timers]
-    if not (runs or requests or timers or any(state.events or state.opened_timers for state in states)):
+    requests = _requests(states)
+    if not (runs or requests):
         return []
+    gone = [(st.run.run_id, seq) for st in states for seq in st.closed_tasks]
+    opened = [st.activities[seq] for st in states for seq in st.opened_activities]
+    activities = [st.activities[seq] for st in states for seq in st.touched_activities - st.opened_activities]
+    timers = [st.timers[seq] for st in states for seq in st.touched_timers - st.opened_timers]
     return [
         _events(states),
         _tasks(states),
-        [(st.run.run_id, seq) for st in states for seq in st.closed_tasks],
-        [_activity(st.activities[seq]) for st in states for seq in st.opened_activities],
-        [
-            _activity(st.activities[seq])
-            for st in states
-            for seq in st.touched_activities - st.opened_activities
-        ],
+        gone,
+        [_activity(activity) for activity in opened],
+        [_activity(activity) for activity in activities],
         [astuple(st.timers[seq]) for st in states for seq in st.opened_timers],
-        [astuple(st.timers[seq]) for st in timers for seq in st.touched_timers - st.opened_timers],
+        [astuple(timer) for timer in timers],
         requests,
         _owed(states),
         runs,
@@ -118,6 +118,9 @@ def _changes(states: Sequence[s.RunState], at: float | None) -> list[Any]:
         TOO_EARLY_S,
         TOO_LATE_S,
         _closings(states),
+        *_keys(gone),
+        *_keys([(activity.run_id, activity.seq) for activity in activities]),
+        *_keys([(timer.run_id, timer.seq) for timer in timers]),
     ]
 
 
@@ -144,6 +147,10 @@ def _known_tasks(state: s.RunState) -> list[Row]:
     """The (run, seq, fence, holder) that the tasks which change are believed to have."""
     changed = state.touched_tasks | state.closed_tasks | state.opened_tasks
     return [(state.run.run_id, seq, *known) for seq, known in state.known_tasks.items() if seq in changed]
+
+
+def _keys(keys: Sequence[tuple[str, int]]) -> tuple[list[str], list[int]]:
+    return list({run_id for run_id, _ in keys}), list({seq for _, seq in keys})
 
 
 def _events(states: Sequence[s.RunState]) -> list[Row]:

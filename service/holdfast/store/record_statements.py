@@ -28,6 +28,7 @@ class Recorded(msgspec.Struct, kw_only=True):
 # to be: their versions, the fences and holders of the tasks that it changes, and the time. Those who turn out to have
 # moved on are left out, with all their rows, and told: their requests are decided again. (A statement sees what was
 # committed when it began; what it locks, it sees as it is. `moved` locks, so its answer holds for all the other steps.)
+# Whose rows they are is said twice: planned while there were none, a mere join would begin with all rows of all runs.
 CHANGE_RUNS = Query(
     """
     WITH moved AS MATERIALIZED (
@@ -98,7 +99,11 @@ CHANGE_RUNS = Query(
     ), done_task AS (
         DELETE FROM task AS t
         USING unnest($3::work_key[]) AS n
-        WHERE t.run_id = n.run_id AND t.seq = n.seq AND n.run_id <> ALL (ARRAY(SELECT m.run_id FROM moved AS m))
+        WHERE t.run_id = ANY($17::uuid[])
+            AND t.seq = ANY($18::int[])
+            AND t.run_id = n.run_id
+            AND t.seq = n.seq
+            AND n.run_id <> ALL (ARRAY(SELECT m.run_id FROM moved AS m))
     ), new_activity AS (
         INSERT INTO activity (
             run_id, seq, namespace, activity_id, name, task_queue, scheduled_seq, options, scheduled_at, status,
@@ -123,7 +128,11 @@ CHANGE_RUNS = Query(
             closed_at = to_timestamp(n.closed_at),
             closed_fence = n.closed_fence
         FROM unnest($5::activity_row[]) AS n
-        WHERE a.run_id = n.run_id AND a.seq = n.seq AND n.run_id <> ALL (ARRAY(SELECT m.run_id FROM moved AS m))
+        WHERE a.run_id = ANY($19::uuid[])
+            AND a.seq = ANY($20::int[])
+            AND a.run_id = n.run_id
+            AND a.seq = n.seq
+            AND n.run_id <> ALL (ARRAY(SELECT m.run_id FROM moved AS m))
     ), new_timer AS (
         INSERT INTO timer (run_id, seq, fire_at, state)
         SELECT n.run_id, n.seq, to_timestamp(n.fire_at), n.state
@@ -133,7 +142,11 @@ CHANGE_RUNS = Query(
         UPDATE timer AS t
         SET state = n.state
         FROM unnest($7::timer_row[]) AS n
-        WHERE t.run_id = n.run_id AND t.seq = n.seq AND n.run_id <> ALL (ARRAY(SELECT m.run_id FROM moved AS m))
+        WHERE t.run_id = ANY($21::uuid[])
+            AND t.seq = ANY($22::int[])
+            AND t.run_id = n.run_id
+            AND t.seq = n.seq
+            AND n.run_id <> ALL (ARRAY(SELECT m.run_id FROM moved AS m))
     ), kept_request AS (
         INSERT INTO request (namespace, request_id, hash, run_id)
         SELECT n.namespace, n.request_id, n.hash, n.run_id
@@ -288,6 +301,6 @@ CLOSE_TIMERS = Statement(
     """
     UPDATE timer
     SET state = 2
-    WHERE run_id = ANY($1::uuid[]) AND state = 0
+    WHERE run_id = ANY($1::uuid[]) AND state < 1  -- not = 0: the index of all open timers is not the one to use
     """
 )

@@ -283,6 +283,8 @@ async def open_pool(url: str, *, size: int, name: str) -> Pool:
             "enable_seqscan": "off",
             "enable_hashjoin": "off",
             "enable_mergejoin": "off",
+            # Short statements, of which many run at once: helpers cost more than they bring.
+            "max_parallel_workers_per_gather": "0",
             "statement_timeout": "15000",
             "lock_timeout": "10000",
             "idle_in_transaction_session_timeout": "5000",

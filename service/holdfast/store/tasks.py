@@ -2,6 +2,9 @@
 
 A claim is one statement whatever its size. Nothing here decides: what is found due goes
 through the journal like every other change.
+
+Plans are kept, also those that were made while no task was there; a plain join would then begin with all tasks for ever.
+So whatever joins tasks says whose (`run_id = ANY`), or looks each up by itself (`OFFSET 0`).
 """
 
 from __future__ import annotations
@@ -80,8 +83,7 @@ CLAIM_WORKFLOWS = Query(
             deadline = now() + make_interval(secs => $5),
             sticky_worker = NULL,
             sticky_until = NULL
-        FROM ready
-        WHERE t.run_id = ready.run_id AND t.seq = 0
+        WHERE t.run_id = ANY (ARRAY(SELECT ready.run_id FROM ready)) AND t.seq = 0
         RETURNING t.run_id, t.fence, t.attempt, t.ready_at
     )
     SELECT
@@ -131,7 +133,9 @@ CLAIM_ACTIVITIES = Query(
                 now() + make_interval(secs => t.heartbeat_s)
             )
         FROM ready
-        WHERE t.run_id = ready.run_id AND t.seq = ready.seq
+        WHERE t.run_id = ANY (ARRAY(SELECT ready.run_id FROM ready))
+            AND t.run_id = ready.run_id
+            AND t.seq = ready.seq
         RETURNING t.run_id, t.seq, t.fence, t.attempt, t.ready_at, t.task_queue
     )
     SELECT
@@ -232,7 +236,7 @@ EXTEND = Query(
         SELECT t.run_id, t.seq
         FROM task AS t
         JOIN asked AS a ON a.run_id = t.run_id AND a.seq = t.seq AND a.fence = t.fence
-        WHERE t.worker = $4 AND t.namespace = $6
+        WHERE t.run_id = ANY($1::uuid[]) AND t.worker = $4 AND t.namespace = $6
         ORDER BY t.run_id, t.seq
         FOR UPDATE OF t SKIP LOCKED  -- somebody is deciding about it right now
     ), extended AS (
@@ -250,7 +254,7 @@ EXTEND = Query(
                 t.heartbeat_at + make_interval(secs => t.heartbeat_s)
             )
         FROM free AS f
-        WHERE t.run_id = f.run_id AND t.seq = f.seq
+        WHERE t.run_id = ANY($1::uuid[]) AND t.run_id = f.run_id AND t.seq = f.seq
         RETURNING t.run_id
     )
     SELECT
@@ -259,8 +263,18 @@ EXTEND = Query(
         coalesce(t.fence = a.fence AND t.worker = $4, false) AS is_ours,
         coalesce(c.is_cancel_requested, false) AS is_cancel_requested
     FROM asked AS a
-    LEFT JOIN task AS t ON t.run_id = a.run_id AND t.seq = a.seq AND t.namespace = $6
-    LEFT JOIN activity AS c ON c.run_id = a.run_id AND c.seq = a.seq
+    LEFT JOIN LATERAL (
+        SELECT task.fence, task.worker
+        FROM task
+        WHERE task.run_id = a.run_id AND task.seq = a.seq AND task.namespace = $6
+        OFFSET 0
+    ) AS t ON true
+    LEFT JOIN LATERAL (
+        SELECT activity.is_cancel_requested
+        FROM activity
+        WHERE activity.run_id = a.run_id AND activity.seq = a.seq
+        OFFSET 0
+    ) AS c ON true
     """,
     LeaseRow,
 )

@@ -246,7 +246,7 @@ OPEN_TIMERS = Query(
     """
     SELECT t.seq, extract(epoch FROM t.fire_at)::float8 AS fire_at
     FROM timer AS t
-    WHERE t.run_id = $1::uuid AND t.state = 0
+    WHERE t.run_id = $1::uuid AND t.state < 1  -- not = 0: the index of all open timers is not the one to use
     ORDER BY t.seq
     """,
     OpenTimer,

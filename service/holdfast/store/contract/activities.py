@@ -163,7 +163,12 @@ GET_ACTIVITY_BY_SEQ = Query(
         ORDER BY r.run_id DESC
         LIMIT 1
     ) AS r
-    JOIN record_activity AS a ON a.run_id = r.run_id AND a.seq = $4
+    CROSS JOIN LATERAL (
+        SELECT record_activity.*
+        FROM record_activity
+        WHERE record_activity.run_id = r.run_id AND record_activity.seq = $4
+        OFFSET 0  -- planned while there was nothing, a plain join would begin with all activities of that number
+    ) AS a
     """,
     WorkflowActivity,
 )

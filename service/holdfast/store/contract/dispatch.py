@@ -121,14 +121,43 @@ async def mark_workflow_dispatchable(
         writing.tell(namespace, "WorkflowMadeDispatchable", "workflow", workflow_id, run_id=run.run_id)
 
 
-# The namespace is the worker's own if it is registered; one that was deleted is nowhere. Each run is looked up by
-# itself, as its turn comes: an EXISTS would become a join, which may begin with all the runs.
+class Claimer(msgspec.Struct, kw_only=True):
+    """Who claims. What is None is without limit: a worker that is not registered, or did not say."""
+
+    namespace: str
+    workflows: list[str] | None = None
+    activities: list[str] | None = None
+    max_concurrent_workflows: int | None = None
+    max_concurrent_activities: int | None = None
+
+
+# Locked: of two claims of one worker at once, the later one counts what the first one got.
+LOCK_CLAIMER = Query(
+    """
+    SELECT
+        w.namespace, nullif(w.workflows, '{}') AS workflows, nullif(w.activities, '{}') AS activities,
+        w.max_concurrent_workflows, w.max_concurrent_activities
+    FROM worker AS w
+    WHERE w.id = $1
+    FOR NO KEY UPDATE
+    """,
+    Claimer,
+)
+
+
+async def _claimer(writing: Writing, worker_id: str, namespace: str) -> Claimer:
+    return await writing.one(LOCK_CLAIMER, worker_id) or Claimer(namespace=namespace)
+
+
+# A namespace that was deleted is nowhere. Each run is looked up by itself, as its turn comes: an EXISTS would become a
+# join, which may begin with all the runs. The worker's own leases are counted once, before that.
 CLAIM_WORKFLOW_TASK = Query(
     """
     WITH wall AS MATERIALIZED (
         SELECT n.name
         FROM namespace AS n
-        WHERE n.name = coalesce((SELECT w.namespace FROM worker AS w WHERE w.id = $2), $3)
+        WHERE n.name = $3
+            AND ($5::int IS NULL OR (SELECT count(*) FROM record AS h WHERE h.dispatch_worker = $2) < $5)
     ), ready AS (
         SELECT c.run_id
         FROM record AS c
@@ -136,7 +165,11 @@ CLAIM_WORKFLOW_TASK = Query(
             AND c.task_queue = $1
             AND c.ready_at IS NOT NULL
             AND c.dispatch_worker IS NULL
-            AND (SELECT r.closed_at IS NULL FROM run AS r WHERE r.run_id = c.run_id)
+            AND (
+                SELECT r.closed_at IS NULL AND ($4::text[] IS NULL OR r.workflow_type = ANY($4))
+                FROM run AS r
+                WHERE r.run_id = c.run_id
+            )
         ORDER BY c.ready_at, c.workflow_id
         LIMIT 1
         FOR UPDATE OF c SKIP LOCKED  -- another worker's, or somebody is writing it right now
@@ -168,15 +201,24 @@ async def claim_workflow_task(
 ) -> WorkflowRecord | None:
     """The run of the queue that has been dispatchable for longest, leased to *worker_id*; None if there is none.
 
-    A registered worker gets runs of its own namespace only, any other those of *namespace*. Never a closed run, one
-    of a deleted namespace, or one that the engine drives; a run that somebody is writing right now is skipped. The
-    lease lasts until it is released; the status stays as it is, for who claims to set.
+    A registered worker gets runs of its own namespace only, of the types that it named if it named any, and never more
+    than `max_concurrent_workflows` at a time; any other those of *namespace*. Never a closed run, one of a deleted
+    namespace, or one that the engine drives; a run that somebody is writing right now is skipped. The lease lasts
+    until it is released; the status stays as it is, for who claims to set.
     """
     codec.check_text("task_queue", task_queue)
     codec.check_text("worker_id", worker_id)
     codec.check_text("namespace", namespace)
     async with store.writing() as writing:
-        claimed = await writing.one(CLAIM_WORKFLOW_TASK, task_queue, worker_id, namespace)
+        who = await _claimer(writing, worker_id, namespace)
+        claimed = await writing.one(
+            CLAIM_WORKFLOW_TASK,
+            task_queue,
+            worker_id,
+            who.namespace,
+            who.workflows,
+            who.max_concurrent_workflows,
+        )
         if claimed is not None:
             _tell_lease(writing, claimed, worker_id)
         return claimed
@@ -188,14 +230,17 @@ def _tell_lease(writing: Writing, claimed: WorkflowRecord, worker: str) -> None:
     )
 
 
-# Backoff is honoured by the index: what is not due yet is never looked at. The namespace is the worker's own if it is
-# registered; one that was deleted is nowhere.
+# Backoff is honoured by the index: what is not due yet is never looked at. A namespace that was deleted is nowhere.
 CLAIM_ACTIVITY = Query(
     """
     WITH wall AS MATERIALIZED (
         SELECT n.name
         FROM namespace AS n
-        WHERE n.name = coalesce((SELECT w.namespace FROM worker AS w WHERE w.id = $2), $3)
+        WHERE n.name = $3
+            AND (
+                $5::int IS NULL
+                OR (SELECT count(*) FROM record_activity AS h WHERE h.status = 'RUNNING' AND h.claimed_by = $2) < $5
+            )
     ), ready AS (
         SELECT a.id
         FROM record_activity AS a
@@ -203,6 +248,7 @@ CLAIM_ACTIVITY = Query(
             AND a.task_queue = $1
             AND a.status = 'PENDING'
             AND a.scheduled_at <= extract(epoch FROM statement_timestamp())::float8
+            AND ($4::text[] IS NULL OR a.name = ANY($4))
             AND (SELECT r.closed_at IS NULL FROM run AS r WHERE r.run_id = a.run_id)
         ORDER BY a.scheduled_at, a.id
         LIMIT 1
@@ -241,15 +287,24 @@ async def claim_activity(
 ) -> WorkflowActivity | None:
     """The activity of the queue that has been due for longest, RUNNING with *worker_id* now; None if none is due.
 
-    A registered worker gets activities of its own namespace only, any other those of *namespace*. Never one of a
-    closed run, of a deleted namespace, or one that the engine drives; what somebody is writing right now is skipped.
+    A registered worker gets activities of its own namespace only, of the names that it gave if it gave any, and never
+    more than `max_concurrent_activities` at a time; any other those of *namespace*. Never one of a closed run, of a
+    deleted namespace, or one that the engine drives; what somebody is writing right now is skipped.
     `heartbeat_details` are those of the attempt before.
     """
     codec.check_text("task_queue", task_queue)
     codec.check_text("worker_id", worker_id)
     codec.check_text("namespace", namespace)
     async with store.writing() as writing:
-        row = await writing.one(CLAIM_ACTIVITY, task_queue, worker_id, namespace)
+        who = await _claimer(writing, worker_id, namespace)
+        row = await writing.one(
+            CLAIM_ACTIVITY,
+            task_queue,
+            worker_id,
+            who.namespace,
+            who.activities,
+            who.max_concurrent_activities,
+        )
         if row is None:
             return None
         tell(writing, row, "ActivityClaimed", row, worker=worker_id, attempt=row.attempt)
@@ -282,6 +337,7 @@ async def release_workflow_task(
         )
 
 
+# A lease lives as long as its worker is heard of: there is no other sign of life than the claim itself.
 LOCK_STALE = Query(
     """
     SELECT r.run_id::text AS run_id, r.closed_at IS NOT NULL AS is_closed
@@ -289,7 +345,9 @@ LOCK_STALE = Query(
     WHERE r.run_id = ANY (ARRAY(
         SELECT c.run_id
         FROM record AS c
-        WHERE c.dispatch_worker IS NOT NULL AND c.dispatch_heartbeat < $1
+        WHERE c.dispatch_worker IS NOT NULL
+            AND c.dispatch_heartbeat < $1
+            AND coalesce((SELECT w.last_heartbeat < $1 FROM worker AS w WHERE w.id = c.dispatch_worker), true)
     ))
     ORDER BY r.run_id
     FOR UPDATE
@@ -303,7 +361,10 @@ RELEASE_STALE = Query(
     WITH stale AS (
         SELECT c.run_id, c.dispatch_worker
         FROM record AS c
-        WHERE c.run_id = ANY($1::uuid[]) AND c.dispatch_worker IS NOT NULL AND c.dispatch_heartbeat < $2
+        WHERE c.run_id = ANY($1::uuid[])
+            AND c.dispatch_worker IS NOT NULL
+            AND c.dispatch_heartbeat < $2
+            AND coalesce((SELECT w.last_heartbeat < $2 FROM worker AS w WHERE w.id = c.dispatch_worker), true)
         ORDER BY c.run_id
         FOR UPDATE OF c
     )
@@ -320,7 +381,7 @@ RELEASE_STALE = Query(
 async def release_stale_dispatch_leases(store: Opened, now: float, timeout_secs: float) -> int:
     """How many leases were ended because their last sign of life was earlier than *timeout_secs* before *now*.
 
-    Their runs are dispatchable again, since *now* unless they were before. In all namespaces.
+    That is the claim, or the last heartbeat of the worker if it is registered. Their runs are dispatchable again, since *now* unless they were before. In all namespaces.
     """
     check_moment("now", now)
     if not 0 <= timeout_secs < float("inf"):

@@ -69,9 +69,24 @@ READ_DRIVEN = Query(
         ORDER BY r.run_id DESC
         LIMIT 1
     ) AS r
-    JOIN activity AS a ON a.run_id = r.run_id AND a.seq = $4
-    JOIN event AS e ON e.run_id = a.run_id AND e.seq = a.scheduled_seq
-    LEFT JOIN task AS t ON t.run_id = a.run_id AND t.seq = a.seq
+    CROSS JOIN LATERAL (
+        SELECT activity.*
+        FROM activity
+        WHERE activity.run_id = r.run_id AND activity.seq = $4
+        OFFSET 0  -- planned while there was nothing, a plain join would begin with all activities of that number
+    ) AS a
+    CROSS JOIN LATERAL (
+        SELECT event.body
+        FROM event
+        WHERE event.run_id = a.run_id AND event.seq = a.scheduled_seq
+        OFFSET 0
+    ) AS e
+    LEFT JOIN LATERAL (
+        SELECT task.attempt, task.worker, task.leased_at
+        FROM task
+        WHERE task.run_id = a.run_id AND task.seq = a.seq
+        OFFSET 0
+    ) AS t ON true
     """,
     DrivenActivity,
 )

@@ -9,10 +9,20 @@ from typing import Self
 
 import msgspec
 
-from holdfast.exceptions import Unavailable
+from holdfast.exceptions import Invalid, Unavailable
 from holdfast.store.contract.leadership import Leadership
 from holdfast.store.migrate import migrate as apply_migrations
-from holdfast.store.session import Conflict, Pool, Query, Retryable, Row, Session, Statement, open_pool
+from holdfast.store.session import (
+    Conflict,
+    Pool,
+    Query,
+    Retryable,
+    Row,
+    Session,
+    Statement,
+    Unwritable,
+    open_pool,
+)
 from holdfast.wire import codec
 from holdfast.wire.records import JournalEntry
 
@@ -122,7 +132,8 @@ class Opened:
     async def writing(self) -> AsyncIterator[Writing]:
         """A transaction, committed with what it told when the block ends.
 
-        Raises `Unavailable` (nothing written; try again) or `OutcomeUnknown` (the commit may have happened).
+        Raises `Unavailable` (nothing written; try again), `OutcomeUnknown` (the commit may have happened), or `Invalid`
+        for a value that Postgres cannot take.
         """
         try:
             async with self.pool.transaction() as session:
@@ -131,3 +142,5 @@ class Opened:
                 await writing.flush()
         except (Retryable, Conflict) as error:
             raise Unavailable(f"{error.message}: nothing was written, try again") from error
+        except Unwritable as error:
+            raise Invalid(error.message) from error

@@ -14,10 +14,10 @@ NAMESPACE_STATS = Query(
     WITH opened AS (
         SELECT
             CASE
-                WHEN r.status = 'PENDING' AND r.last_seq > 0 AND EXISTS (
-                    SELECT 1
+                WHEN r.status = 'PENDING' AND r.last_seq > 0 AND (
+                    SELECT t.worker IS NOT NULL OR t.attempt > 1
                     FROM task AS t
-                    WHERE t.run_id = r.run_id AND t.seq = 0 AND (t.worker IS NOT NULL OR t.attempt > 1)
+                    WHERE t.run_id = r.run_id AND t.seq = 0
                 ) THEN 'RUNNING'
                 ELSE r.status
             END AS status,
@@ -50,7 +50,9 @@ NAMESPACE_STATS = Query(
     NamespaceStats,
 )
 
-# Each step goes along an index that holds open work only; what a closed run left unclaimed nobody will claim. Leased tasks have a deadline, those that wait mostly none.
+# Each step goes along an index that holds open work only; what a closed run left unclaimed nobody will claim. Leased
+# tasks have a deadline, those that wait mostly none. Each run is looked up by itself: an EXISTS would become a join, which
+# may begin with all the runs.
 QUEUE_STATS = Query(
     """
     WITH counted AS (
@@ -65,7 +67,7 @@ QUEUE_STATS = Query(
         FROM record_activity AS a
         WHERE a.namespace = $1
             AND a.status = 'PENDING'
-            AND EXISTS (SELECT 1 FROM run AS r WHERE r.run_id = a.run_id AND r.closed_at IS NULL)
+            AND (SELECT r.closed_at IS NULL FROM run AS r WHERE r.run_id = a.run_id)
         GROUP BY a.task_queue
         UNION ALL
         SELECT a.task_queue, 0, count(*), 0, 0, NULL, 0
@@ -78,14 +80,14 @@ QUEUE_STATS = Query(
         WHERE c.namespace = $1
             AND c.ready_at IS NOT NULL
             AND c.dispatch_worker IS NULL
-            AND EXISTS (SELECT 1 FROM run AS r WHERE r.run_id = c.run_id AND r.closed_at IS NULL)
+            AND (SELECT r.closed_at IS NULL FROM run AS r WHERE r.run_id = c.run_id)
         GROUP BY c.task_queue
         UNION ALL
         SELECT c.task_queue, 0, 0, 0, count(*), NULL, 0
         FROM record AS c
         WHERE c.namespace = $1
             AND c.dispatch_worker IS NOT NULL
-            AND EXISTS (SELECT 1 FROM run AS r WHERE r.run_id = c.run_id AND r.closed_at IS NULL)
+            AND (SELECT r.closed_at IS NULL FROM run AS r WHERE r.run_id = c.run_id)
         GROUP BY c.task_queue
         UNION ALL
         SELECT t.task_queue, 0, 0, count(*), 0, extract(epoch FROM min(t.ready_at))::float8, 0

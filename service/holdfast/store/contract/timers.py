@@ -70,8 +70,18 @@ READ_TIMER = Query(
         coalesce(w.fire_at, extract(epoch FROM e.fire_at)::float8) AS fire_at,
         coalesce(w.state, e.state) <> 0 AS fired
     FROM named AS n
-    LEFT JOIN record_timer AS w ON w.run_id = n.run_id AND w.seq = $4
-    LEFT JOIN timer AS e ON e.run_id = n.run_id AND e.seq = $4
+    LEFT JOIN LATERAL (
+        SELECT record_timer.id, record_timer.fire_at, record_timer.state
+        FROM record_timer
+        WHERE record_timer.run_id = n.run_id AND record_timer.seq = $4
+        OFFSET 0
+    ) AS w ON true
+    LEFT JOIN LATERAL (
+        SELECT timer.run_id, timer.fire_at, timer.state
+        FROM timer
+        WHERE timer.run_id = n.run_id AND timer.seq = $4
+        OFFSET 0
+    ) AS e ON true
     WHERE w.id IS NOT NULL OR e.run_id IS NOT NULL
     """,
     WorkflowTimer,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from holdfast.core.record_activities import RUNNING
 from holdfast.store.contract.door import can_be_stored, check_moment, check_number
 from holdfast.store.contract.opening import Opened, Writing
 from holdfast.store.session import Query, Statement
@@ -20,6 +21,12 @@ class WorkerKey(msgspec.Struct, kw_only=True):
 
     id: str
     namespace: str
+
+
+class Moment(msgspec.Struct, kw_only=True):
+    """The database's clock."""
+
+    now: float
 
 
 class HeldRun(msgspec.Struct, kw_only=True):
@@ -124,9 +131,13 @@ LOCK_HELD_RUNS = Query(
         WHERE a.status = 'RUNNING' AND a.claimed_by = ANY($1::text[])
         UNION
         SELECT t.run_id
-        FROM task AS t
+        FROM (
+            SELECT task.run_id, task.worker, task.namespace
+            FROM task
+            WHERE task.deadline IS NOT NULL AND task.worker = ANY($1)
+            OFFSET 0  -- else it might go through all tasks in the order of their runs
+        ) AS t
         JOIN dead AS d ON d.id = t.worker AND d.namespace = t.namespace
-        WHERE t.deadline IS NOT NULL
     )
     SELECT r.run_id::text AS run_id
     FROM run AS r
@@ -136,6 +147,9 @@ LOCK_HELD_RUNS = Query(
     """,
     HeldRun,
 )
+
+# Read after the locks: one moment for all that is released.
+CLOCK = Query("SELECT extract(epoch FROM clock_timestamp())::float8 AS now", Moment)
 
 # Ready since when it was woken during the lease, else since now. Locked in the order in which stale leases are.
 FREE_DISPATCHED = Query(
@@ -152,7 +166,7 @@ FREE_DISPATCHED = Query(
     SET
         dispatch_worker = NULL,
         dispatch_heartbeat = NULL,
-        ready_at = CASE WHEN h.closed_at IS NULL THEN coalesce(c.ready_at, clock_timestamp()) END
+        ready_at = CASE WHEN h.closed_at IS NULL THEN coalesce(c.ready_at, to_timestamp($3)) END
     FROM held AS h
     WHERE c.run_id = h.run_id
     RETURNING c.run_id::text AS run_id, c.namespace, c.workflow_id, h.dispatch_worker AS worker
@@ -166,7 +180,9 @@ FREE_ACTIVITIES = Query(
         SELECT a.id, r.workflow_id, a.claimed_by
         FROM record_activity AS a
         JOIN run AS r ON r.run_id = a.run_id
-        WHERE a.run_id = ANY($1::uuid[]) AND a.status = 'RUNNING' AND a.claimed_by = ANY($2::text[])
+        WHERE a.run_id = ANY($1::uuid[])
+            AND a.status = $3  -- bound: the index of all that runs is not the one to use
+            AND a.claimed_by = ANY($2::text[])
         ORDER BY a.id
         FOR UPDATE OF a
     )
@@ -183,12 +199,18 @@ FREE_ACTIVITIES = Query(
 # every lease that ran out, and decides. Fence and worker stay: a report that is under way still counts.
 LAPSE_TASKS = Statement(
     """
+    WITH held AS (
+        SELECT t.run_id, t.seq
+        FROM task AS t
+        JOIN unnest($2::text[], $3::text[]) AS d (id, namespace) ON d.id = t.worker AND d.namespace = t.namespace
+        WHERE t.run_id = ANY($1::uuid[])
+        ORDER BY t.run_id, t.seq
+        FOR UPDATE OF t
+    )
     UPDATE task AS t
-    SET
-        lease_until = least(t.lease_until, clock_timestamp()),
-        deadline = least(t.deadline, clock_timestamp())
-    FROM unnest($2::text[], $3::text[]) AS d (id, namespace)
-    WHERE t.run_id = ANY($1::uuid[]) AND t.worker = d.id AND t.namespace = d.namespace
+    SET lease_until = least(t.lease_until, to_timestamp($4)), deadline = least(t.deadline, to_timestamp($4))
+    FROM held AS h
+    WHERE t.run_id = ANY($1::uuid[]) AND t.run_id = h.run_id AND t.seq = h.seq
     """
 )
 
@@ -220,8 +242,8 @@ async def register_worker(store: Opened, worker: WorkflowWorker) -> None:
 async def heartbeat_worker(store: Opened, id: str, now: float) -> bool:
     """Whether the worker is known; it was last heard of at *now* then.
 
-    *now* wins over what is known, also when it is older: a clock that was set back must not let a worker look alive
-    for ever. False, for one that was removed or never registered, asks it to register (again).
+    Its dispatch leases live on with it. *now* wins over what is known, also when it is older: a clock that was set back
+    must not let a worker look alive for ever. False, for one that was removed or never registered, asks it to register (again).
     """
     check_moment("now", now)
     if not can_be_stored(id):
@@ -266,7 +288,8 @@ async def _release(writing: Writing, dead: Sequence[WorkerKey]) -> None:
     runs = [run.run_id for run in await writing.rows(LOCK_HELD_RUNS, ids, namespaces)]
     if not runs:
         return
-    for task in await writing.rows(FREE_DISPATCHED, runs, ids):
+    (clock,) = await writing.rows(CLOCK)
+    for task in await writing.rows(FREE_DISPATCHED, runs, ids, clock.now):
         writing.tell(
             task.namespace,
             "WorkflowTaskReleased",
@@ -275,7 +298,7 @@ async def _release(writing: Writing, dead: Sequence[WorkerKey]) -> None:
             run_id=task.run_id,
             worker=task.worker,
         )
-    for row in await writing.rows(FREE_ACTIVITIES, runs, ids):
+    for row in await writing.rows(FREE_ACTIVITIES, runs, ids, RUNNING):
         writing.tell(
             row.namespace,
             "ActivityReleased",
@@ -287,7 +310,7 @@ async def _release(writing: Writing, dead: Sequence[WorkerKey]) -> None:
             attempt=row.attempt,
             worker=row.worker,
         )
-    await writing.run(LAPSE_TASKS, runs, ids, namespaces)
+    await writing.run(LAPSE_TASKS, runs, ids, namespaces, clock.now)
 
 
 def _check(worker: WorkflowWorker) -> None:
