@@ -14,8 +14,7 @@ from holdfast.engine.engine import Engine
 from holdfast.engine.scheduler import ROLE, Lead, Scheduler, run_pass, start_queued, write_due
 from holdfast.exceptions import Unavailable
 from holdfast.metrics import Metrics
-from holdfast.store import outbox
-from holdfast.store import schedule_rows as rows
+from holdfast.store import outbox, slot_rows
 from holdfast.store.session import Pool, open_pool
 from tests.engine.scheduling import NOON, Scheduling, from_noon, lead_of
 
@@ -79,7 +78,7 @@ async def test_a_run_whose_start_was_not_noted_is_found_again(planned: Schedulin
     """The leader died after the start; meanwhile somebody changed the schedule, so the start is another one now."""
     await from_noon(planned)
     await write_due(planned.engine.pool, await lead_of(planned.parts), now=NOON + 1)
-    (slot,) = await rows.read_queued(planned.engine.pool, 10, 10)
+    (slot,) = await slot_rows.read_queued(planned.engine.pool, 10, 10)
     outcome = await planned.engine.change(schedule_runs.start_of(slot))
     await planned.parts.look("UPDATE schedule SET input = '[2]'")
 

@@ -18,10 +18,10 @@ from holdfast.engine.loops import TRANSIENT
 from holdfast.engine.transact import Change, Outcome
 from holdfast.engine.verbs import request_hash
 from holdfast.exceptions import AlreadyExists, HoldfastError, Invalid, Refused
-from holdfast.store import schedule_rows as rows
+from holdfast.store import slot_rows
 from holdfast.store.contract.opening import Writing
 from holdfast.store.journal import Address
-from holdfast.store.schedule_rows import Fire, QueuedSlot
+from holdfast.store.slot_rows import Fire, QueuedSlot
 from holdfast.wire import codec
 from holdfast.wire import messages as m
 
@@ -106,7 +106,7 @@ async def carry_out(engine: Engine, todo: Sequence[Todo]) -> Settled:
     left = await _end_last(engine, [t.terminate for t in todo if t.terminate is not None], is_at_once=True)
     starting = [slot for t in todo for slot in t.start if slot not in left]
     started, refused, failures = await _start(engine, starting)
-    skipped = [_fire(slot, rows.SKIPPED, reason) for t in todo for slot, reason in t.skip]
+    skipped = [_fire(slot, slot_rows.SKIPPED, reason) for t in todo for slot, reason in t.skip]
     await _settle(engine, started, [*skipped, *refused])
     return Settled(
         started=len(started),
@@ -134,15 +134,17 @@ async def _start(
         problem = made if isinstance(made, Invalid) else made.exception()
         if problem is None and isinstance(made, asyncio.Future):
             outcome = made.result()
-            started.append((_fire(slot, rows.STARTED, "", outcome.answer.run_id), outcome.at or slot.now))
+            started.append(
+                (_fire(slot, slot_rows.STARTED, "", outcome.answer.run_id), outcome.at or slot.now)
+            )
         elif isinstance(problem, TRANSIENT):
             failures.append(problem)
         elif isinstance(problem, AlreadyExists | Refused | Invalid):
             found = await _find(engine, slot)
             if found is None:
-                refused.append(_fire(slot, rows.SKIPPED, problem.message))
+                refused.append(_fire(slot, slot_rows.SKIPPED, problem.message))
             else:
-                started.append((_fire(slot, rows.STARTED, "", found), slot.now))
+                started.append((_fire(slot, slot_rows.STARTED, "", found), slot.now))
         elif problem is not None:
             raise problem
     return started, refused, failures
@@ -217,7 +219,7 @@ async def _end_last(engine: Engine, slots: Sequence[QueuedSlot], *, is_at_once: 
 async def _find(engine: Engine, slot: QueuedSlot) -> str | None:
     """The run that the slot started before: its schedule may have changed since."""
     workflow_id = core.workflow_id_of(slot.name, slot.slot)
-    return await rows.find_started(engine.pool, slot.namespace, workflow_id, request_id_of(slot))
+    return await slot_rows.find_started(engine.pool, slot.namespace, workflow_id, request_id_of(slot))
 
 
 async def _settle(engine: Engine, started: Sequence[tuple[Fire, float]], skipped: Sequence[Fire]) -> None:
@@ -228,7 +230,9 @@ async def _settle(engine: Engine, started: Sequence[tuple[Fire, float]], skipped
         writing = Writing(session)
         if started:
             fires = {(fire.namespace, fire.schedule, fire.slot): fire for fire, _ in started}
-            for row in await rows.settle_started(writing, list(fires.values()), [at for _, at in started]):
+            for row in await slot_rows.settle_started(
+                writing, list(fires.values()), [at for _, at in started]
+            ):
                 fire = fires[row.namespace, row.schedule, row.slot]
                 writing.tell(
                     row.namespace,
@@ -241,7 +245,7 @@ async def _settle(engine: Engine, started: Sequence[tuple[Fire, float]], skipped
                 )
         if skipped:
             reasons = {(fire.namespace, fire.schedule, fire.slot): fire.reason for fire in skipped}
-            for slot in await rows.settle_skipped(writing, skipped):
+            for slot in await slot_rows.settle_skipped(writing, skipped):
                 writing.tell(
                     slot.namespace,
                     "ScheduleSlotSkipped",

@@ -12,9 +12,11 @@ from holdfast.engine.engine import Engine
 from holdfast.engine.scheduler import start_queued_of
 from holdfast.exceptions import Invalid, NotFound
 from holdfast.store import schedule_rows as rows
+from holdfast.store import slot_rows
 from holdfast.store.contract.opening import Writing
 from holdfast.store.contract.schedules import CLOCK, GET_SCHEDULE, LockedSchedule, lock_schedule
-from holdfast.store.schedule_rows import Fire, ScheduleRow
+from holdfast.store.schedule_rows import ScheduleRow
+from holdfast.store.slot_rows import Fire
 from holdfast.wire.records import OVERLAP_POLICIES
 
 BACKFILL_MAX = 10_000
@@ -42,11 +44,11 @@ async def trigger(engine: Engine, namespace: str, name: str, *, overlap_policy: 
         writing = Writing(session)
         schedule = await _locked(writing, namespace, name)
         fire = _asked(schedule, schedule.now, overlap_policy)
-        await rows.insert_fires(writing, [fire])
+        await slot_rows.insert_fires(writing, [fire])
         writing.tell(namespace, "ScheduleTriggered", "schedule", name, slot=fire.slot)
         await writing.flush()
     await _start(engine, namespace, name)
-    (found,) = await rows.last_fires(engine.pool, namespace, name, fire.slot, 1)
+    (found,) = await slot_rows.last_fires(engine.pool, namespace, name, fire.slot, 1)
     return found
 
 
@@ -80,7 +82,7 @@ async def backfill(
         if len(slots) > BACKFILL_MAX:
             raise Invalid(f"the range holds more than {BACKFILL_MAX:,} slots: make it good in parts")
         fires = [_asked(schedule, slot, overlap_policy) for slot in slots]
-        new = await rows.insert_fires(writing, fires, may_revive=True)
+        new = await slot_rows.insert_fires(writing, fires, may_revive=True)
         if new:
             writing.tell(namespace, "ScheduleBackfilled", "schedule", name, slots=len(new))
         await writing.flush()
@@ -94,7 +96,7 @@ async def fires(engine: Engine, namespace: str, name: str, *, limit: int = FIRES
     if not found:
         raise _unknown(namespace, name)
     (clock,) = await engine.pool.rows(CLOCK)
-    last = await rows.last_fires(engine.pool, namespace, name, clock.now, limit)
+    last = await slot_rows.last_fires(engine.pool, namespace, name, clock.now, limit)
     return Fires(last, _next_at(found[0], clock.now, limit))
 
 
@@ -115,7 +117,7 @@ def _asked(schedule: ScheduleRow, slot: float, overlap_policy: str | None) -> Fi
         namespace=schedule.namespace,
         schedule=schedule.name,
         slot=slot,
-        status=rows.QUEUED,
+        status=slot_rows.QUEUED,
         overlap_policy=overlap_policy or schedule.overlap_policy,
     )
 
