@@ -347,8 +347,8 @@ def _just_before(at: float) -> float:
 
 
 def run_id_of(namespace: str, schedule: str, slot: float) -> str:
-    """The id of the run that *slot* starts, a UUIDv7 whose time is the slot's."""
-    return uuid7(_microseconds(slot) // 1000, _digest("run", namespace, schedule, slot))
+    """The id of the run that *slot* starts, a UUIDv7 whose time is the slot's (1970 for an earlier one)."""
+    return uuid7(max(_microseconds(slot) // 1000, 0), _digest("run", namespace, schedule, slot))
 
 
 def workflow_id_of(base: str, slot: float) -> str:
@@ -373,11 +373,10 @@ def decide(
     """
     if policy not in OVERLAP_POLICIES:
         raise Invalid(f"overlap policy: found {policy!r}, expected one of {', '.join(OVERLAP_POLICIES)}")
-    if is_paused:
-        return Decision(SKIP, "the schedule is paused")
     # Those that wait will use up runs as well.
-    if remaining is not None and remaining - queued <= 0:
-        return Decision(SKIP, "no runs remain")
+    why = standstill(is_paused=is_paused, remaining=None if remaining is None else remaining - queued)
+    if why is not None:
+        return Decision(SKIP, why)
     if policy == "queue" and (is_last_open or queued):
         if queued >= queued_max:
             return Decision(SKIP, f"{queued} slots are queued, which is as many as may be")
@@ -393,6 +392,15 @@ def decide(
             return Decision(TERMINATE_THEN_START)
         case _:
             return Decision(START)
+
+
+def standstill(*, is_paused: bool, remaining: int | None) -> str | None:
+    """Why the schedule starts nothing by itself now, or None if it may. *remaining* as in `decide`."""
+    if is_paused:
+        return "the schedule is paused"
+    if remaining is not None and remaining <= 0:
+        return "no runs remain"
+    return None
 
 
 def remaining_after_start(remaining: int | None) -> int | None:

@@ -2,9 +2,10 @@
 
 A pass has two halves. The first moves due schedules on and writes each of their slots, in one transaction: to start
 (`queued`), or too late (`skipped`). The second takes the oldest queued slots of each schedule, asks the overlap policy
-what to do with them now, and starts runs through the journal like everybody else. A slot's workflow id and request id
-follow from the slot, so whoever tries again finds the run that is there; a process that ends between the halves loses
-nothing. One process at a time does this, by a row with an epoch, but nothing depends on it.
+what to do with them now, and starts runs through the journal like everybody else. The transaction that starts a run
+locks its slot first and writes it as started, and the run's ids follow from the slot: whoever tries again finds the run
+that is there, and a process that ends anywhere loses nothing. One process at a time does this, by a row with an epoch,
+but nothing depends on it.
 """
 
 from __future__ import annotations

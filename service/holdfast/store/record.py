@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from holdfast.core import state as s
+from holdfast.store import slot_rows
 from holdfast.store.session import Query, Session, Statement
 from holdfast.wire import codec
 from holdfast.wire import events as e
@@ -288,11 +289,14 @@ CLOSE_TIMERS = Statement(
 )
 
 
-async def record(session: Session, states: Sequence[s.RunState]) -> set[str]:
+async def record(
+    session: Session, states: Sequence[s.RunState], fired: Sequence[slot_rows.Fired] = ()
+) -> set[str]:
     """Write what the batch changed. Returns the ids of new runs that lost the race for their workflow id.
 
-    A batch that only opens runs is one statement and needs no transaction around it.
-    Nothing of a lost run is written; its request is to be decided again in a new transaction.
+    A batch that only opens runs is one statement and needs no transaction around it. *fired* are the slots of schedules,
+    locked by this transaction, that some of the runs are of.
+    Nothing of a lost run is written, nor its slot; its request is to be decided again in a new transaction.
     """
     existing = [state for state in states if not state.is_new]
     changes = _changes(existing)
@@ -310,7 +314,11 @@ async def record(session: Session, states: Sequence[s.RunState]) -> set[str]:
     if closing:
         await _close_open_work(session, closing)
     openings = _openings([state for state in states if state.is_new])
-    return {row.run_id for row in await session.write(OPEN_RUNS, *openings)} if openings else set()
+    lost = {row.run_id for row in await session.write(OPEN_RUNS, *openings)} if openings else set()
+    kept = [fire for fire in fired if fire.run_id not in lost]
+    if kept:
+        await slot_rows.fire_slots(session, kept)
+    return lost
 
 
 async def _close_open_work(session: Session, closing: Sequence[s.RunState]) -> None:

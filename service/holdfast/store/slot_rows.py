@@ -1,8 +1,10 @@
 """Rows of schedules' slots: what becomes of each.
 
-A slot that is to start a run is first written as `queued`, in the transaction that moves its schedule on; the run is
-started afterwards, under an id and a request id that follow from the slot, so that it exists at most once however
-often that is tried; then the row says `started`. A slot that starts nothing is `skipped`, with its reason.
+A slot that is to start a run is first written as `queued`, in the transaction that moves its schedule on. The
+transaction that starts the run locks the slot first and writes it as `started`: no slot starts two, and none is lost.
+A slot that starts nothing is `skipped`, with its reason.
+
+One order of locks: runs, then schedules by name, then their slots. Whoever writes a slot has its schedule locked.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import msgspec
 
 from holdfast.store.contract.opening import Writing
 from holdfast.store.schedule_rows import ScheduleRow
-from holdfast.store.session import Pool, Query, Statement
+from holdfast.store.session import Pool, Query, Session, Statement
 
 STARTED, SKIPPED, QUEUED = "started", "skipped", "queued"
 
@@ -40,10 +42,37 @@ class Slot(msgspec.Struct, kw_only=True):
     slot: float
 
 
-class RunFound(msgspec.Struct, kw_only=True):
-    """The id of a run."""
+class Taking(msgspec.Struct, frozen=True, kw_only=True):
+    """A slot whose run is about to start.
 
+    `after` is the `last_workflow_id` that this was decided on: with another one it is to be decided again. UNSET if it
+    does not matter, because runs may overlap.
+    """
+
+    namespace: str
+    schedule: str
+    slot: float
+    after: str | msgspec.UnsetType | None = msgspec.UNSET
+
+
+class LockedSlot(Slot, kw_only=True):
+    """A slot and how its schedule stands, both locked. `run_id` is None unless the slot has its run."""
+
+    status: str
+    run_id: str | None
+    is_manual: bool
+    paused: bool
+    remaining_actions: int | None
+    last_workflow_id: str | None
+    now: float
+
+
+class Fired(Slot, kw_only=True):
+    """A locked slot, and the run of it that was started `at`."""
+
+    workflow_id: str
     run_id: str
+    at: float
 
 
 class QueuedSlot(ScheduleRow, kw_only=True):
@@ -60,14 +89,6 @@ class QueuedSlot(ScheduleRow, kw_only=True):
     last_run_id: str | None
     last_status: str | None
     last_closed_at: float | None
-
-
-class Started(msgspec.Struct, kw_only=True):
-    """A slot whose run exists now."""
-
-    namespace: str
-    schedule: str
-    slot: float
 
 
 INSERT_FIRES = Query(
@@ -164,27 +185,48 @@ READ_QUEUED = Query(
 )
 
 
-# Schedules are locked first and in order, as everywhere. A slot that another process settled is left out.
-SETTLE_STARTED = Query(
+# What is waited for is read as it is then: both rows are locked in the statement that reads them.
+LOCK_SLOTS = Query(
     """
     WITH given AS (
-        SELECT n.namespace, n.schedule, n.slot, n.run_id, n.workflow_id, n.at
-        FROM unnest($1::text[], $2::text[], $3::float8[], $4::uuid[], $5::text[], $6::float8[])
-            AS n (namespace, schedule, slot, run_id, workflow_id, at)
-    ), locked AS MATERIALIZED (
-        SELECT s.namespace, s.name
-        FROM schedule AS s
-        JOIN (SELECT DISTINCT g.namespace, g.schedule FROM given AS g) AS d
-            ON d.namespace = s.namespace AND d.schedule = s.name
+        SELECT DISTINCT n.namespace, n.schedule, n.slot
+        FROM unnest($1::text[], $2::text[], $3::float8[]) AS n (namespace, schedule, slot)
+    ), owner AS MATERIALIZED (
+        SELECT s.namespace, s.name, s.paused, s.remaining_actions, s.last_workflow_id
+        FROM (SELECT DISTINCT g.namespace, g.schedule FROM given AS g ORDER BY g.namespace, g.schedule) AS d
+        JOIN schedule AS s ON s.namespace = d.namespace AND s.name = d.schedule
         ORDER BY s.namespace, s.name
         FOR UPDATE OF s
-    ), fired AS (
-        UPDATE schedule_fire AS f
-        SET status = 'started', run_id = g.run_id, workflow_id = g.workflow_id
+    ), locked AS MATERIALIZED (
+        SELECT
+            f.namespace, f.schedule, f.slot, f.status, f.run_id, f.overlap_policy, o.paused, o.remaining_actions,
+            o.last_workflow_id
         FROM given AS g
-        JOIN locked AS l ON l.namespace = g.namespace AND l.name = g.schedule
-        WHERE f.namespace = g.namespace AND f.schedule = g.schedule AND f.slot = g.slot AND f.status = 'queued'
-        RETURNING f.namespace, f.schedule, f.slot, f.overlap_policy, g.workflow_id, g.at
+        JOIN owner AS o ON o.namespace = g.namespace AND o.name = g.schedule
+        JOIN schedule_fire AS f ON f.namespace = g.namespace AND f.schedule = g.schedule AND f.slot = g.slot
+        FOR UPDATE OF f
+    )
+    SELECT
+        l.namespace, l.schedule, l.slot, l.status,
+        l.run_id::text AS run_id,
+        l.overlap_policy IS NOT NULL AS is_manual,
+        l.paused, l.remaining_actions, l.last_workflow_id,
+        extract(epoch FROM clock_timestamp())::float8 AS now
+    FROM locked AS l
+    """,
+    LockedSlot,
+)
+
+# The slots are locked, and their schedules. A schedule's last run is that of its newest slot here.
+FIRE_SLOTS = Statement(
+    """
+    WITH fired AS (
+        UPDATE schedule_fire AS f
+        SET status = 'started', run_id = n.run_id, workflow_id = n.workflow_id
+        FROM unnest($1::text[], $2::text[], $3::float8[], $4::text[], $5::uuid[], $6::float8[])
+            AS n (namespace, schedule, slot, workflow_id, run_id, at)
+        WHERE f.namespace = n.namespace AND f.schedule = n.schedule AND f.slot = n.slot AND f.status = 'queued'
+        RETURNING f.namespace, f.schedule, f.slot, f.overlap_policy, n.workflow_id, n.at
     ), newest AS (
         SELECT DISTINCT ON (f.namespace, f.schedule)
             f.namespace, f.schedule, f.workflow_id, f.at,
@@ -192,34 +234,40 @@ SETTLE_STARTED = Query(
                 OVER (PARTITION BY f.namespace, f.schedule)::int AS counted
         FROM fired AS f
         ORDER BY f.namespace, f.schedule, f.slot DESC
-    ), noted AS (
-        UPDATE schedule AS s
-        SET
-            last_run_at = n.at,
-            last_workflow_id = n.workflow_id,
-            remaining_actions = CASE WHEN s.remaining_actions > n.counted THEN s.remaining_actions - n.counted
-                WHEN s.remaining_actions IS NOT NULL THEN 0 END
-        FROM newest AS n
-        WHERE s.namespace = n.namespace AND s.name = n.schedule
     )
-    SELECT f.namespace, f.schedule, f.slot
-    FROM fired AS f
-    """,
-    Started,
+    UPDATE schedule AS s
+    SET
+        last_run_at = n.at,
+        last_workflow_id = n.workflow_id,
+        -- NULL is no limit, and stays; `greatest` would make it 0.
+        remaining_actions = CASE WHEN s.remaining_actions > n.counted THEN s.remaining_actions - n.counted
+            WHEN s.remaining_actions IS NOT NULL THEN 0 END
+    FROM newest AS n
+    WHERE s.namespace = n.namespace AND s.name = n.schedule
+    """
 )
 
-
-SETTLE_SKIPPED = Query(
+SKIP_SLOTS = Query(
     """
+    WITH given AS (
+        SELECT n.namespace, n.schedule, n.slot, n.reason
+        FROM unnest($1::text[], $2::text[], $3::float8[], $4::text[]) AS n (namespace, schedule, slot, reason)
+    ), owner AS MATERIALIZED (
+        SELECT s.namespace, s.name
+        FROM (SELECT DISTINCT g.namespace, g.schedule FROM given AS g ORDER BY g.namespace, g.schedule) AS d
+        JOIN schedule AS s ON s.namespace = d.namespace AND s.name = d.schedule
+        ORDER BY s.namespace, s.name
+        FOR UPDATE OF s
+    )
     UPDATE schedule_fire AS f
-    SET status = 'skipped', reason = n.reason
-    FROM unnest($1::text[], $2::text[], $3::float8[], $4::text[]) AS n (namespace, schedule, slot, reason)
-    WHERE f.namespace = n.namespace AND f.schedule = n.schedule AND f.slot = n.slot AND f.status = 'queued'
+    SET status = 'skipped', reason = g.reason
+    FROM given AS g
+    JOIN owner AS o ON o.namespace = g.namespace AND o.name = g.schedule
+    WHERE f.namespace = g.namespace AND f.schedule = g.schedule AND f.slot = g.slot AND f.status = 'queued'
     RETURNING f.namespace, f.schedule, f.slot
     """,
     Slot,
 )
-
 
 LAST_FIRES = Query(
     """
@@ -232,18 +280,6 @@ LAST_FIRES = Query(
     LIMIT $4
     """,
     Fire,
-)
-
-
-FIND_STARTED = Query(
-    """
-    SELECT r.run_id::text AS run_id
-    FROM run AS r
-    WHERE r.namespace = $1 AND r.workflow_id = $2 AND r.request_id = $3
-    ORDER BY r.run_id DESC
-    LIMIT 1
-    """,
-    RunFound,
 )
 
 
@@ -260,6 +296,7 @@ FORGET_FIRES = Statement(
                 AND f.status <> 'queued'
             ORDER BY f.slot
             LIMIT $2
+            FOR UPDATE OF f SKIP LOCKED  -- a backfill may be about to give them their chance
         ) AS o
         LIMIT $2
     ))
@@ -299,23 +336,45 @@ async def read_queued(
     return await pool.rows(READ_QUEUED, namespace, schedule, schedules_max, slots_max)
 
 
-async def settle_started(writing: Writing, fires: Sequence[Fire], at: Sequence[float]) -> list[Started]:
-    """Note that these queued slots have their runs, started *at*; which of them were queued still."""
-    return await writing.rows(
-        SETTLE_STARTED,
-        [fire.namespace for fire in fires],
-        [fire.schedule for fire in fires],
-        [fire.slot for fire in fires],
-        [fire.run_id for fire in fires],
-        [fire.workflow_id for fire in fires],
-        list(at),
+async def lock_slots(session: Session, taking: Sequence[Taking]) -> list[LockedSlot]:
+    """These slots, locked with their schedules until the transaction ends. Those that are gone are left out."""
+    return await session.rows(
+        LOCK_SLOTS,
+        [one.namespace for one in taking],
+        [one.schedule for one in taking],
+        [one.slot for one in taking],
     )
 
 
-async def settle_skipped(writing: Writing, fires: Sequence[Fire]) -> list[Slot]:
+async def fire_slots(session: Session, fired: Sequence[Fired]) -> None:
+    """Write that these locked slots have their runs, count them on their schedules, and tell it."""
+    writing = Writing(session)
+    await writing.run(
+        FIRE_SLOTS,
+        [fire.namespace for fire in fired],
+        [fire.schedule for fire in fired],
+        [fire.slot for fire in fired],
+        [fire.workflow_id for fire in fired],
+        [fire.run_id for fire in fired],
+        [fire.at for fire in fired],
+    )
+    for fire in fired:
+        writing.tell(
+            fire.namespace,
+            "ScheduleFired",
+            "schedule",
+            fire.schedule,
+            slot=fire.slot,
+            workflow_id=fire.workflow_id,
+            run_id=fire.run_id,
+        )
+    await writing.flush()
+
+
+async def skip_slots(writing: Writing, fires: Sequence[Fire]) -> list[Slot]:
     """Note that these queued slots start nothing after all; which of them were queued still."""
     return await writing.rows(
-        SETTLE_SKIPPED,
+        SKIP_SLOTS,
         [fire.namespace for fire in fires],
         [fire.schedule for fire in fires],
         [fire.slot for fire in fires],
@@ -326,12 +385,6 @@ async def settle_skipped(writing: Writing, fires: Sequence[Fire]) -> list[Slot]:
 async def last_fires(pool: Pool, namespace: str, schedule: str, until: float, limit: int) -> list[Fire]:
     """What became of the last *limit* slots up to *until*, the newest first."""
     return await pool.rows(LAST_FIRES, namespace, schedule, until, limit)
-
-
-async def find_started(pool: Pool, namespace: str, workflow_id: str, request_id: str) -> str | None:
-    """The id of the run that this request started, or None."""
-    rows = await pool.rows(FIND_STARTED, namespace, workflow_id, request_id)
-    return rows[0].run_id if rows else None
 
 
 async def forget_fires(pool: Pool, older_than_s: float, limit: int) -> int:
