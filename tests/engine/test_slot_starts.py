@@ -187,6 +187,23 @@ async def test_a_schedule_that_is_paused_meanwhile_starts_nothing(planned: Sched
     assert await planned.runs() == []
 
 
+async def test_who_changes_a_schedule_waits_for_the_run_that_is_being_started(
+    planned: Scheduling, rival: Rival
+) -> None:
+    """Otherwise a schedule that is paused already would start a run."""
+    await queued(planned)
+    starting, _ = await rival.stopped(start_queued(rival.engine), 3)
+
+    pausing = asyncio.create_task(planned.store.set_schedule_paused(planned.namespace, "tick", True))
+    await done_or_waiting(pausing, planned.parts.look)
+
+    assert not pausing.done()
+    rival.gate.go.set()
+    await asyncio.gather(starting, pausing)
+    assert await planned.statuses() == ["started"]
+    assert await planned.row("paused") is True
+
+
 async def test_a_limit_that_is_lowered_meanwhile_is_kept_to_the_run(
     planned: Scheduling, rival: Rival
 ) -> None:

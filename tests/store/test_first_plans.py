@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from holdfast.store import owned_rows, record, run_rows
+from holdfast.store import owned_rows, record, run_rows, slot_rows
 from holdfast.store.session import Pool, Query, Statement
 
 STATEMENTS: dict[str, Query[Any] | Statement] = {
@@ -19,8 +19,11 @@ STATEMENTS: dict[str, Query[Any] | Statement] = {
     "change runs": record.CHANGE_RUNS,
     "open runs": record.OPEN_RUNS,
     "close activities": record.CLOSE_ACTIVITIES,
+    "lock slots": slot_rows.LOCK_SLOTS,
+    "fire slots": slot_rows.FIRE_SLOTS,
+    "skip slots": slot_rows.SKIP_SLOTS,
 }
-KEY = re.compile(r"\b(run_id|workflow_id|request_id) = ")
+KEY = re.compile(r"\b(run_id|workflow_id|request_id|slot|name) = ")
 
 
 @pytest.mark.parametrize("name", STATEMENTS)

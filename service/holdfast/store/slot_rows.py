@@ -217,7 +217,7 @@ LOCK_SLOTS = Query(
     LockedSlot,
 )
 
-# The slots are locked, and their schedules. A schedule's last run is that of its newest slot here.
+# The slots are locked, their schedules too, and were seen to be queued. A schedule's last run is that of its newest slot here.
 FIRE_SLOTS = Statement(
     """
     WITH fired AS (
@@ -225,7 +225,7 @@ FIRE_SLOTS = Statement(
         SET status = 'started', run_id = n.run_id, workflow_id = n.workflow_id
         FROM unnest($1::text[], $2::text[], $3::float8[], $4::text[], $5::uuid[], $6::float8[])
             AS n (namespace, schedule, slot, workflow_id, run_id, at)
-        WHERE f.namespace = n.namespace AND f.schedule = n.schedule AND f.slot = n.slot AND f.status = 'queued'
+        WHERE f.namespace = n.namespace AND f.schedule = n.schedule AND f.slot = n.slot
         RETURNING f.namespace, f.schedule, f.slot, f.overlap_policy, n.workflow_id, n.at
     ), newest AS (
         SELECT DISTINCT ON (f.namespace, f.schedule)
@@ -262,8 +262,8 @@ SKIP_SLOTS = Query(
     UPDATE schedule_fire AS f
     SET status = 'skipped', reason = g.reason
     FROM given AS g
-    JOIN owner AS o ON o.namespace = g.namespace AND o.name = g.schedule
-    WHERE f.namespace = g.namespace AND f.schedule = g.schedule AND f.slot = g.slot AND f.status = 'queued'
+    WHERE (SELECT count(*) FROM owner) > 0  -- first of all, they are locked
+        AND f.namespace = g.namespace AND f.schedule = g.schedule AND f.slot = g.slot AND f.status = 'queued'
     RETURNING f.namespace, f.schedule, f.slot
     """,
     Slot,
