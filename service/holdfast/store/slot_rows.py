@@ -263,7 +263,9 @@ SKIP_SLOTS = Query(
     SET status = 'skipped', reason = g.reason
     FROM given AS g
     WHERE (SELECT count(*) FROM owner) > 0  -- first of all, they are locked
-        AND f.namespace = g.namespace AND f.schedule = g.schedule AND f.slot = g.slot AND f.status = 'queued'
+        AND f.namespace = g.namespace AND f.schedule = g.schedule AND f.slot = g.slot
+        -- That is, it is queued. Said so, all queued slots would be read for each of these.
+        AND f.status NOT IN ('started', 'skipped')
     RETURNING f.namespace, f.schedule, f.slot
     """,
     Slot,
