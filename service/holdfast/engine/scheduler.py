@@ -22,16 +22,17 @@ from holdfast.core import schedules as core
 from holdfast.engine.engine import Engine
 from holdfast.engine.schedule_runs import Settled, Todo, carry_out, sort_out
 from holdfast.exceptions import Invalid
-from holdfast.store import outbox, slot_rows
 from holdfast.store import schedule_rows as rows
+from holdfast.store import slot_rows
 from holdfast.store.contract.opening import Writing
+from holdfast.store.leading import Candidate
 from holdfast.store.schedule_rows import DueSchedule
 from holdfast.store.session import Pool
 from holdfast.store.slot_rows import Fire, QueuedSlot
 
 ROLE = "scheduler"
 TTL_S = 1.5
-"""How long a leader that vanished is missed; a slot waits that much longer then."""
+"""How long a leader that is frozen or cut off is missed. One that died is missed by the next who asks."""
 
 RETRY_S = 0.25
 LOOK_S = 1.0
@@ -71,6 +72,7 @@ class Scheduler:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._candidate = Candidate(engine.pool.url, ROLE, engine.name, engine.pool.counts)
         self._lead_held: Lead | None = None
         self._held_until = 0.0
         self._retry_at = 0.0
@@ -118,6 +120,11 @@ class Scheduler:
         """Drop what became of slots long ago; a pass every ten minutes."""
         return await slot_rows.forget_fires(self._engine.pool, FIRES_KEPT_S, FORGET_MAX)
 
+    async def close(self) -> None:
+        """Give up the lead, if held; another process has it at once."""
+        self._lead_held, self._held_until = None, 0.0
+        await self._candidate.close()
+
     async def _lead(self) -> Lead | None:
         """Whether this process leads. Trusted for half the time it was granted for, from before it asked."""
         asked_at = time.monotonic()
@@ -126,7 +133,7 @@ class Scheduler:
         if asked_at < self._retry_at:
             return None
         holder = self._engine.name
-        epoch = await outbox.take_role(self._engine.pool, ROLE, holder, TTL_S)
+        epoch = await self._candidate.ask(TTL_S)
         if epoch is None:
             self._lead_held, self._retry_at = None, asked_at + RETRY_S
             return None
