@@ -2,7 +2,7 @@
 
 One statement for the runs that exist and one for new runs, each with a step for every kind of row. They take
 arrays, so a batch of any size, with any mix of kinds, is one round trip (two if it has both). Columns travel in
-the order of the core's structs.
+the order of the core's structs. Runs that schedules started take their slots along, with two more.
 """
 
 from __future__ import annotations
