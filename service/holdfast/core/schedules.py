@@ -15,12 +15,13 @@ from typing import Final
 import msgspec
 
 from holdfast.core import cron
-from holdfast.core.calendars import CalendarSpec, pattern_of
+from holdfast.core.calendars import pattern_of
 from holdfast.core.fields import FIRST_AT, HORIZON_S, LAST_AT, Pattern, covered, next_match, previous_match
 from holdfast.core.ids import uuid7
 from holdfast.core.zones import check_zone
 from holdfast.exceptions import Invalid
 from holdfast.wire.records import OVERLAP_POLICIES
+from holdfast.wire.schedules import CalendarSpec, CronSpec, IntervalSpec, ScheduleSpec
 
 SPECS_MAX = 100
 EVERY_MIN_S, EVERY_MAX_S = 1.0, 1e9
@@ -35,34 +36,6 @@ SKIP: Final = "skip"
 QUEUE: Final = "queue"
 CANCEL_THEN_START: Final = "cancel_then_start"
 TERMINATE_THEN_START: Final = "terminate_then_start"
-
-
-class CronSpec(msgspec.Struct, frozen=True, kw_only=True, tag="cron", tag_field="kind"):
-    """Slots by a cron expression."""
-
-    expr: str
-
-
-class IntervalSpec(msgspec.Struct, frozen=True, kw_only=True, tag="interval", tag_field="kind"):
-    """Slots at the multiples of `every_s` since 1970, plus `offset_s`; zones play no part."""
-
-    every_s: float
-    offset_s: float = 0.0
-
-
-class ScheduleSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """All that says when a schedule has slots.
-
-    A slot whose local time matches one of `exclusions` is none. `start_at` and `end_at` are included. Each slot is
-    acted on up to `jitter_s` later, but before the next one.
-    """
-
-    specs: tuple[CronSpec | IntervalSpec | CalendarSpec, ...]
-    exclusions: tuple[CalendarSpec, ...] = ()
-    timezone: str = "UTC"
-    start_at: float | None = None
-    end_at: float | None = None
-    jitter_s: float = 0.0
 
 
 class Skipped(msgspec.Struct, frozen=True):

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import msgspec
 
-from holdfast.core.schedules import ScheduleSpec, decode_spec, spec_of_cron
+from holdfast.core.schedules import decode_spec, spec_of_cron
 from holdfast.store.contract.opening import Writing
 from holdfast.store.session import Pool, Query, Statement
 from holdfast.wire.records import WorkflowSchedule
+from holdfast.wire.schedules import ScheduleSpec
 
 
 class ScheduleRow(msgspec.Struct, kw_only=True):
@@ -124,6 +125,20 @@ LOCK_DUE = Query(
 )
 
 
+PAGE_SCHEDULES = Query(
+    """
+    SELECT
+        s.namespace, s.name, s.created_at, s.catchup_window_secs, s.jitter_secs, s.last_run_at, s.next_run_at,
+        s.considered_at, s.remaining_actions, s.paused, s.is_pausing_on_failure, s.workflow_type, s.cron_expr,
+        s.timezone, s.task_queue, s.overlap_policy, s.input, s.note, s.last_workflow_id, s.spec
+    FROM schedule AS s
+    WHERE s.namespace = $1 AND s.name > $2
+    ORDER BY s.name
+    LIMIT $3
+    """,
+    ScheduleRow,
+)
+
 MOVE_ON = Statement(
     """
     UPDATE schedule
@@ -154,6 +169,11 @@ def spec_of(schedule: WorkflowSchedule | ScheduleRow, spec: bytes | None) -> Sch
 async def next_schedule(pool: Pool) -> NextSchedule:
     """When the scheduler is to look next."""
     return (await pool.rows(NEXT_SCHEDULE))[0]
+
+
+async def page_schedules(pool: Pool, namespace: str, after: str, limit: int) -> list[ScheduleRow]:
+    """The first *limit* schedules of the namespace whose names come after *after*."""
+    return await pool.rows(PAGE_SCHEDULES, namespace, after, limit)
 
 
 async def lock_due(
