@@ -182,12 +182,20 @@ def _engine_loops(parts: Parts, config: Config, roles: frozenset[str]) -> list[C
         repeat("clock", clock.step, clock.idle_s, engine.timer_wake),
         repeat("requests", clock.forget, lambda: FORGET_EVERY_S),
         repeat("feed", relay.step, relay.idle_s, engine.feed_wake),
-        repeat("schedules", scheduler.step, scheduler.idle_s, scheduler.wake),
+        _fire(scheduler),
         repeat("fires", scheduler.forget, lambda: FORGET_EVERY_S),
         repeat("workers", attendance.step, attendance.idle_s, roster.wake),
         engine.spawner.watch(),
         _open_door(parts),
     ]
+
+
+async def _fire(scheduler: Scheduler) -> None:
+    """Fire schedules, and give up the lead in the end."""
+    try:
+        await repeat("schedules", scheduler.step, scheduler.idle_s, scheduler.wake)
+    finally:
+        await scheduler.close()
 
 
 async def _open_door(parts: Parts) -> None:

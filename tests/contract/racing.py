@@ -234,8 +234,17 @@ class _GatedSession:
         await self._gate()
         return int(await self._session.run(statement, *args))
 
+    async def write(self, query: Any, *args: object) -> Any:
+        await self._gate()
+        return await self._session.write(query, *args)
 
-class _GatedPool(Pool):
+    async def begin(self) -> None:
+        await self._session.begin()
+
+
+class GatedPool(Pool):
+    """A pool whose transactions stop where its gate says."""
+
     def __init__(self, pool: Any, url: str, gate: Gate) -> None:
         super().__init__(pool, url)
         self.gate = gate
@@ -250,8 +259,13 @@ class _GatedPool(Pool):
 async def gated(url: str) -> tuple[Store, Gate]:
     """A store with one connection, and its gate."""
     gate = Gate()
-    opened = await open_pool(url, size=1, name="gated")
-    return Store(_GatedPool(opened._pool, url, gate)), gate
+    return Store(await gated_pool(url, gate, size=1)), gate
+
+
+async def gated_pool(url: str, gate: Gate, *, size: int) -> GatedPool:
+    """A pool of up to *size* connections behind *gate*."""
+    opened = await open_pool(url, size=size, name="gated")
+    return GatedPool(opened._pool, url, gate)
 
 
 async def first_of(task: asyncio.Task[Any], event: asyncio.Event) -> None:

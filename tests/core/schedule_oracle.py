@@ -15,8 +15,7 @@ from importlib.resources import files
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
-from holdfast.core.calendars import CalendarSpec, Range
-from holdfast.core.schedules import CronSpec, IntervalSpec, ScheduleSpec
+from holdfast.wire.schedules import CalendarSpec, CronSpec, IntervalSpec, Range, ScheduleSpec
 
 MONTHS = ["", "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 WEEKDAYS = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"]

@@ -13,8 +13,6 @@ from holdfast.core.schedules import (
     START,
     TERMINATE_THEN_START,
     Decision,
-    IntervalSpec,
-    ScheduleSpec,
     decide,
     fire_at,
     pause_note,
@@ -23,6 +21,7 @@ from holdfast.core.schedules import (
     workflow_id_of,
 )
 from holdfast.exceptions import Invalid
+from holdfast.wire.schedules import IntervalSpec, ScheduleSpec
 from tests.core.schedule_oracle import at
 
 NOW = at("2026-06-01 12:00")

@@ -10,11 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.core import fields
-from holdfast.core.calendars import CalendarSpec, Range
 from holdfast.core.schedules import (
-    CronSpec,
-    IntervalSpec,
-    ScheduleSpec,
     backfill_slots,
     check,
     decode_spec,
@@ -29,6 +25,7 @@ from holdfast.core.schedules import (
     spec_of_cron,
 )
 from holdfast.exceptions import Invalid
+from holdfast.wire.schedules import CalendarSpec, CronSpec, IntervalSpec, Range, ScheduleSpec
 from tests.core.schedule_oracle import at, changes, iso, random_specs, spec_slots
 
 NOW = at("2026-06-01 12:00")

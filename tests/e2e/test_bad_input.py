@@ -237,7 +237,7 @@ def nested(depth: int) -> bytes:
     ids=["empty", "zero", "reserved", "http", "json", "cut", "deep", "long", "noise"],
 )
 async def test_bytes_that_are_no_frame_are_refused(wire: Wire, data: bytes) -> None:
-    for verb in m.VERBS:
+    for verb in codec.VERBS:
         with pytest.raises(Invalid):
             await wire.bytes(verb, data)
 

@@ -10,6 +10,7 @@ from holdfast.bus import Bus, Msg
 from holdfast.core.requests import Ask
 from holdfast.engine.dispatch import Credit
 from holdfast.engine.engine import Engine
+from holdfast.engine.schedule_requests import SCHEDULE_VERBS
 from holdfast.engine.transact import Change
 from holdfast.engine.verbs import VERBS, request_hash
 from holdfast.store.journal import Address
@@ -31,7 +32,7 @@ class Parts:
 
     async def ask(self, verb: str, request: Any) -> Any:
         """What the verb answers."""
-        return await VERBS[verb](self.engine, self.namespace, request)
+        return await {**VERBS, **SCHEDULE_VERBS}[verb](self.engine, self.namespace, request)
 
     async def start(self, workflow_id: str = "order-1", **fields: Any) -> str:
         """The id of a new run."""

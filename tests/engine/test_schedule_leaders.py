@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TypeVar
 
+import msgspec
 import pytest
 
 from holdfast.bus import Bus
@@ -14,8 +17,8 @@ from holdfast.engine.engine import Engine
 from holdfast.engine.scheduler import ROLE, Lead, Scheduler, run_pass, start_queued, write_due
 from holdfast.exceptions import Unavailable
 from holdfast.metrics import Metrics
-from holdfast.store import outbox
-from holdfast.store import schedule_rows as rows
+from holdfast.store import slot_rows
+from holdfast.store.leading import Candidate
 from holdfast.store.session import Pool, open_pool
 from tests.engine.scheduling import NOON, Scheduling, from_noon, lead_of
 
@@ -30,6 +33,18 @@ async def second(database: str, nats_url: str) -> AsyncIterator[Engine]:
     writer.cancel()
     await asyncio.gather(writer, return_exceptions=True)
     await pool.close()
+
+
+Closing = TypeVar("Closing", Scheduler, Candidate)
+
+
+@asynccontextmanager
+async def leaving(one: Closing) -> AsyncIterator[Closing]:
+    """Who may lead, and does so no longer than the block."""
+    try:
+        yield one
+    finally:
+        await one.close()
 
 
 async def test_two_engines_that_both_lead_start_each_slot_once(planned: Scheduling, second: Engine) -> None:
@@ -76,11 +91,15 @@ async def test_what_a_dead_leader_left_between_the_halves_is_finished(
 
 
 async def test_a_run_whose_start_was_not_noted_is_found_again(planned: Scheduling) -> None:
-    """The leader died after the start; meanwhile somebody changed the schedule, so the start is another one now."""
+    """A leader of an older version, which notes it in a second transaction, died after the start; meanwhile somebody
+    changed the schedule, so the start is another one now.
+    """
     await from_noon(planned)
     await write_due(planned.engine.pool, await lead_of(planned.parts), now=NOON + 1)
-    (slot,) = await rows.read_queued(planned.engine.pool, 10, 10)
-    outcome = await planned.engine.change(schedule_runs.start_of(slot))
+    (slot,) = await slot_rows.read_queued(planned.engine.pool, 10, 10)
+    as_of_old = msgspec.structs.replace(schedule_runs.start_of(slot), slot=None)
+    outcome = await planned.engine.change(as_of_old)
+    assert await planned.statuses() == ["queued"]
     await planned.parts.look("UPDATE schedule SET input = '[2]'")
 
     await planned.until_calm(NOON + 1)
@@ -127,28 +146,44 @@ async def test_queued_slots_of_many_schedules_are_started_page_by_page(planned: 
     assert len(await planned.runs()) == 21
 
 
-async def test_a_vanished_leader_is_followed_by_another(planned: Scheduling, second: Engine) -> None:
+async def test_a_leader_that_ended_is_followed_by_another_at_once(
+    planned: Scheduling, second: Engine
+) -> None:
     await planned.schedule()
     await planned.look_from(NOON / 2)
-    first, other = Scheduler(planned.engine), Scheduler(second)
-    assert await first.step() > 0
+    async with leaving(Scheduler(planned.engine)) as first:
+        assert await first.step() > 0
+    await planned.look_from(NOON / 2)
 
-    while (waiting := await other.step()) == 0:
-        await planned.parts.look("UPDATE leader SET until = clock_timestamp() WHERE role = $1", ROLE)
-        await planned.look_from(NOON / 2)
-        other.wake.set()
+    async with leaving(Scheduler(second)) as other:
+        assert await other.step() > 0
 
-    assert waiting > 0
     assert await planned.parts.look("SELECT holder FROM leader WHERE role = $1", ROLE) == [second.name]
+
+
+async def test_a_frozen_leader_is_followed_by_another_when_its_time_is_up(
+    planned: Scheduling, second: Engine
+) -> None:
+    await planned.schedule()
+    await planned.look_from(NOON / 2)
+    async with leaving(Scheduler(planned.engine)) as first, leaving(Scheduler(second)) as other:
+        assert await first.step() > 0
+        await planned.look_from(NOON / 2)
+        await planned.parts.look("UPDATE leader SET until = clock_timestamp() WHERE role = $1", ROLE)
+
+        assert await other.step() > 0
+
+        assert await planned.parts.look("SELECT holder FROM leader WHERE role = $1", ROLE) == [second.name]
 
 
 async def test_while_another_leads_a_scheduler_does_nothing(planned: Scheduling, second: Engine) -> None:
     await planned.schedule()
     await planned.look_from(NOON / 2)
-    assert await outbox.take_role(planned.engine.pool, ROLE, "another process", 60.0) == 1
+    another = Candidate(second.pool.url, ROLE, "another process", second.pool.counts)
+    async with leaving(another), leaving(Scheduler(second)) as scheduler:
+        assert await another.ask(60.0) is not None
 
-    scheduler = Scheduler(second)
+        assert await scheduler.step() == 0
 
-    assert await scheduler.step() == 0
-    assert scheduler.idle_s() < 0.5
+        assert scheduler.idle_s() < 0.5
     assert await planned.fires() == []

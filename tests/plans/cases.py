@@ -12,9 +12,10 @@ from holdfast.store import (
     journal_feed,
     outbox,
     owned_rows,
-    record,
+    record_statements,
     run_rows,
     schedule_rows,
+    slot_rows,
     tasks,
     views,
     worker_rows,
@@ -61,7 +62,7 @@ def _row(run_id: str, workflow_id: str) -> tuple[Any, ...]:
 
 def changed(version: int | None = None) -> list[Any]:
     """Twenty runs that record changes of every kind of row for. None of them has the *version*, if that is asked."""
-    args: list[Any] = [None] * places(record.CHANGE_RUNS)
+    args: list[Any] = [None] * places(record_statements.CHANGE_RUNS)
     args[2], args[16], args[17] = [(run_id, 0) for run_id in RUNS], RUNS, [0]
     args[9] = [_row(run_id, "w") for run_id in RUNS]
     if version is not None:
@@ -74,7 +75,7 @@ def opened() -> list[Any]:
     """Twenty new runs, half of them with workflow ids that are taken."""
     ids = [f"f0000000-0000-0000-0000-{number:012x}" for number in range(20)]
     names = [f"w{n}" if n % 2 else f"new{n}" for n in range(1, 21)]
-    args: list[Any] = [None] * places(record.OPEN_RUNS)
+    args: list[Any] = [None] * places(record_statements.OPEN_RUNS)
     args[0] = [_row(run_id, name) for run_id, name in zip(ids, names, strict=True)]
     args[6] = False
     return args
@@ -117,12 +118,14 @@ ENGINE: dict[str, Case] = {
     "extend": Case(tasks.EXTEND, (RUNS, [1] * 20, [1] * 20, "w1", 10.0, "busy"), "task_pkey", 20, work=40),
     "held activities": Case(tasks.HELD_ACTIVITIES, (RUNS, "w1"), "task_pkey", 0, work=40),
     "held workflows": Case(tasks.HELD_WORKFLOWS, (RUNS, "w1"), "task_pkey", 0, work=40),
-    "change runs": Case(record.CHANGE_RUNS, changed(), "run_pkey", 1, work=200),
-    "change runs that moved on": Case(record.CHANGE_RUNS, changed(version=1), "run_pkey", 1, work=250),
-    "open runs": Case(record.OPEN_RUNS, opened(), "run_chain", 1, work=60),
-    "close tasks": Case(record.CLOSE_TASKS, (RUNS,), "task_pkey", 40),
-    "close activities": Case(record.CLOSE_ACTIVITIES, (RUNS,), "activity_pkey", 0, work=40),
-    "close timers": Case(record.CLOSE_TIMERS, (RUNS,), "timer_pkey", 0, work=40),
+    "change runs": Case(record_statements.CHANGE_RUNS, changed(), "run_pkey", 1, work=200),
+    "change runs that moved on": Case(
+        record_statements.CHANGE_RUNS, changed(version=1), "run_pkey", 1, work=250
+    ),
+    "open runs": Case(record_statements.OPEN_RUNS, opened(), "run_chain", 1, work=60),
+    "close tasks": Case(record_statements.CLOSE_TASKS, (RUNS,), "task_pkey", 40),
+    "close activities": Case(record_statements.CLOSE_ACTIVITIES, (RUNS,), "activity_pkey", 0, work=40),
+    "close timers": Case(record_statements.CLOSE_TIMERS, (RUNS,), "timer_pkey", 0, work=40),
     "outcomes": Case(views.OUTCOMES, (RUNS,), "run_pkey", 20),
     "open tasks": Case(views.OPEN_TASKS, (RUN,), "task_pkey", 2),
     "open activities": Case(views.OPEN_ACTIVITIES, (RUN,), "activity_pkey", 1),
@@ -137,7 +140,7 @@ ENGINE: dict[str, Case] = {
     "journal": Case(journal_feed.READ_JOURNAL, (50,), "journal_pkey", 50),
     "next schedule": Case(schedule_rows.NEXT_SCHEDULE, (), "schedule_due", 1),
     "schedules due": Case(schedule_rows.LOCK_DUE, (NOON + 1e9, 10, "scheduler", "me", 1), "schedule_due", 10),
-    "queued slots": Case(schedule_rows.READ_QUEUED, ("", "", 10, 5), "schedule_fire_queued", 2),
+    "queued slots": Case(slot_rows.READ_QUEUED, ("", "", 10, 5), "schedule_fire_queued", 2),
     "history": Case(views.READ_EVENTS, ([RUN], [0], [9], 100, 1_000_000, 1_000_000), "event_pkey", 1),
     "types of events": Case(views.EVENT_TYPES, (RUN, 1, 9), "event_pkey", 1),
     "delivered": Case(outbox.DELETE_OWED, ([1, 2, 3], "scheduler", "me", 1), "outbox_pkey", 0, work=6),
@@ -150,8 +153,14 @@ ENGINE: dict[str, Case] = {
         0,
         work=2,
     ),
-    "last fires": Case(schedule_rows.LAST_FIRES, ("busy", "s1", 2e9, 10), "schedule_fire_pkey", 1),
-    "run of a slot": Case(schedule_rows.FIND_STARTED, ("busy", "w7", "r7"), "run_chain", 1),
+    "last fires": Case(slot_rows.LAST_FIRES, ("busy", "s1", 2e9, 10), "schedule_fire_pkey", 1),
+    "slots to start": Case(slot_rows.LOCK_SLOTS, (["busy"], ["s1"], [1.0]), "schedule_pkey", 0, work=4),
+    "slots that start": Case(
+        slot_rows.FIRE_SLOTS, (["busy"], ["s1"], [1.0], ["w"], [RUN], [1.0]), "schedule_fire_pkey", 0, work=10
+    ),
+    "slots to skip": Case(
+        slot_rows.SKIP_SLOTS, (["busy"], ["s1"], [1.0], ["late"]), "schedule_fire_pkey", 0, work=10
+    ),
     "workers heard of": Case(
         worker_rows.REFRESH, (["x1", "x101"], ["busy"] * 2, [1] * 2, [0.0] * 2), "worker_pkey", 2
     ),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from holdfast.store import owned_rows, record, run_rows
+from holdfast.store import owned_rows, record_statements, run_rows, slot_rows
 from holdfast.store.session import Pool, Query, Statement
 
 STATEMENTS: dict[str, Query[Any] | Statement] = {
@@ -16,11 +16,14 @@ STATEMENTS: dict[str, Query[Any] | Statement] = {
     "lock": owned_rows.LOCK,
     "timers": owned_rows.READ_TIMERS,
     "requests": owned_rows.READ_REQUESTS,
-    "change runs": record.CHANGE_RUNS,
-    "open runs": record.OPEN_RUNS,
-    "close activities": record.CLOSE_ACTIVITIES,
+    "change runs": record_statements.CHANGE_RUNS,
+    "open runs": record_statements.OPEN_RUNS,
+    "close activities": record_statements.CLOSE_ACTIVITIES,
+    "lock slots": slot_rows.LOCK_SLOTS,
+    "fire slots": slot_rows.FIRE_SLOTS,
+    "skip slots": slot_rows.SKIP_SLOTS,
 }
-KEY = re.compile(r"\b(run_id|workflow_id|request_id) = ")
+KEY = re.compile(r"\b(run_id|workflow_id|request_id|slot|name) = ")
 
 
 @pytest.mark.parametrize("name", STATEMENTS)

@@ -10,6 +10,7 @@ from holdfast.exceptions import Invalid
 from holdfast.wire import codec
 from holdfast.wire import commands as c
 from holdfast.wire import messages as m
+from holdfast.wire import schedules as sch
 from holdfast.wire.failures import Failure
 
 START = {"request_id": "r1", "workflow_id": "order-1", "workflow_type": "order", "task_queue": "main"}
@@ -127,6 +128,9 @@ def test_arguments_must_be_an_array(text: bytes) -> None:
 
 BAD = b'["\xff"]'
 REPORT = {"run_id": "r", "worker": "w", "fence": 1}
+DAILY = sch.ScheduleSpec(specs=(sch.CronSpec(expr="@daily"),))
+BROKEN_INPUT = sch.Schedule(workflow_type="t", task_queue="q", spec=DAILY, input=b"{}")
+BELOW_ZERO = sch.Schedule(workflow_type="t", task_queue="q", spec=DAILY, remaining_actions=-1)
 BAD_FAILURE = Failure(message="outer", cause=Failure(message="inner", details=BAD))
 
 
@@ -201,6 +205,12 @@ def test_plain_requests_pass(request_: Any) -> None:
         (m.WorkerHeartbeat(worker="w", task_queue=""), "task_queue"),
         (m.ReleaseTask(run_id="r", worker="", fence=1), "worker"),
         (m.FailWorkflowTask(cause="mood", failure=Failure(message=""), **REPORT), "cause"),
+        (sch.ListSchedules(cursor="\x00"), "cursor"),
+        (sch.DescribeSchedule(schedule_id=""), "schedule_id"),
+        (sch.PauseSchedule(request_id="r", schedule_id=""), "schedule_id"),
+        (sch.DeleteSchedule(request_id="", schedule_id="s"), "request_id"),
+        (sch.CreateSchedule(request_id="r", schedule_id="s", schedule=BROKEN_INPUT), "input"),
+        (sch.UpdateSchedule(request_id="r", schedule_id="s", schedule=BELOW_ZERO), "remaining_actions"),
     ],
 )
 def test_every_request_names_its_broken_field(request_: Any, field: str) -> None:
@@ -209,4 +219,4 @@ def test_every_request_names_its_broken_field(request_: Any, field: str) -> None
 
 
 def test_every_verb_has_a_request_and_a_response() -> None:
-    assert tuple(codec.REQUESTS) == tuple(codec.RESPONSES) == m.VERBS
+    assert tuple(codec.REQUESTS) == tuple(codec.RESPONSES) == codec.VERBS

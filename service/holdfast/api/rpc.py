@@ -13,6 +13,7 @@ import msgspec
 from holdfast.bus import REQUEST_INTAKE, Bus, Intake, Msg
 from holdfast.engine.engine import Engine
 from holdfast.engine.fitting import LARGE_BYTES, REST_BYTES, leases_of
+from holdfast.engine.schedule_requests import SCHEDULE_VERBS
 from holdfast.engine.verbs import VERBS, fitted
 from holdfast.exceptions import HoldfastError, OutcomeUnknown
 from holdfast.wire import codec, subjects
@@ -28,7 +29,7 @@ LONG_POLLS = Intake(concurrency=100_000)
 
 async def serve_rpc(engine: Engine, bus: Bus) -> None:
     """Answer every verb on *bus*, and hear of closed runs, from now on."""
-    for verb in m.VERBS:
+    for verb in codec.VERBS:
         intake = LONG_POLLS if verb == "result" else REQUEST_INTAKE
         bus.respond(subjects.rpc_all(verb), _framed(engine, verb), queue_group=QUEUE_GROUP, intake=intake)
     bus.subscribe(subjects.closed_all(), _hears_of_closed(engine))
@@ -37,7 +38,7 @@ async def serve_rpc(engine: Engine, bus: Bus) -> None:
 
 def _framed(engine: Engine, verb: str) -> Callable[[str, bytes], Awaitable[bytes]]:
     kind = codec.REQUESTS[verb]
-    ask = VERBS[verb]
+    ask = {**VERBS, **SCHEDULE_VERBS}[verb]
     requests = engine.metrics.requests
     latency = engine.metrics.request_latency.labels(verb)
 

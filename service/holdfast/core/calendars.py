@@ -4,38 +4,12 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import msgspec
-
 from holdfast.core.fields import Pattern, rising
 from holdfast.exceptions import Invalid
+from holdfast.wire.schedules import CalendarSpec, Range
 
 RANGES_MAX = 100
 COMMENT_LENGTH_MAX = 1_000
-
-
-class Range(msgspec.Struct, frozen=True):
-    """Every *step*-th value from *start* to *end*, both included; without *end* just *start*."""
-
-    start: int
-    end: int | None = None
-    step: int = 1
-
-
-class CalendarSpec(msgspec.Struct, frozen=True, kw_only=True, tag="calendar", tag_field="kind"):
-    """Instants whose local time is in a range of each field. The default is midnight, every day.
-
-    Weekdays count from Sunday, 0 or 7. No range at all for `year` means every year; elsewhere it matches nothing and
-    is refused. `comment` is for people.
-    """
-
-    second: tuple[Range, ...] = (Range(0),)
-    minute: tuple[Range, ...] = (Range(0),)
-    hour: tuple[Range, ...] = (Range(0),)
-    day_of_month: tuple[Range, ...] = (Range(1, 31),)
-    month: tuple[Range, ...] = (Range(1, 12),)
-    year: tuple[Range, ...] = ()
-    day_of_week: tuple[Range, ...] = (Range(0, 6),)
-    comment: str = ""
 
 
 _BOUNDS = {

@@ -15,12 +15,13 @@ from typing import Final
 import msgspec
 
 from holdfast.core import cron
-from holdfast.core.calendars import CalendarSpec, pattern_of
+from holdfast.core.calendars import pattern_of
 from holdfast.core.fields import FIRST_AT, HORIZON_S, LAST_AT, Pattern, covered, next_match, previous_match
 from holdfast.core.ids import uuid7
 from holdfast.core.zones import check_zone
 from holdfast.exceptions import Invalid
 from holdfast.wire.records import OVERLAP_POLICIES
+from holdfast.wire.schedules import CalendarSpec, CronSpec, IntervalSpec, ScheduleSpec
 
 SPECS_MAX = 100
 EVERY_MIN_S, EVERY_MAX_S = 1.0, 1e9
@@ -35,34 +36,6 @@ SKIP: Final = "skip"
 QUEUE: Final = "queue"
 CANCEL_THEN_START: Final = "cancel_then_start"
 TERMINATE_THEN_START: Final = "terminate_then_start"
-
-
-class CronSpec(msgspec.Struct, frozen=True, kw_only=True, tag="cron", tag_field="kind"):
-    """Slots by a cron expression."""
-
-    expr: str
-
-
-class IntervalSpec(msgspec.Struct, frozen=True, kw_only=True, tag="interval", tag_field="kind"):
-    """Slots at the multiples of `every_s` since 1970, plus `offset_s`; zones play no part."""
-
-    every_s: float
-    offset_s: float = 0.0
-
-
-class ScheduleSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """All that says when a schedule has slots.
-
-    A slot whose local time matches one of `exclusions` is none. `start_at` and `end_at` are included. Each slot is
-    acted on up to `jitter_s` later, but before the next one.
-    """
-
-    specs: tuple[CronSpec | IntervalSpec | CalendarSpec, ...]
-    exclusions: tuple[CalendarSpec, ...] = ()
-    timezone: str = "UTC"
-    start_at: float | None = None
-    end_at: float | None = None
-    jitter_s: float = 0.0
 
 
 class Skipped(msgspec.Struct, frozen=True):
@@ -347,8 +320,8 @@ def _just_before(at: float) -> float:
 
 
 def run_id_of(namespace: str, schedule: str, slot: float) -> str:
-    """The id of the run that *slot* starts, a UUIDv7 whose time is the slot's."""
-    return uuid7(_microseconds(slot) // 1000, _digest("run", namespace, schedule, slot))
+    """The id of the run that *slot* starts, a UUIDv7 whose time is the slot's (1970 for an earlier one)."""
+    return uuid7(max(_microseconds(slot) // 1000, 0), _digest("run", namespace, schedule, slot))
 
 
 def workflow_id_of(base: str, slot: float) -> str:
@@ -373,11 +346,10 @@ def decide(
     """
     if policy not in OVERLAP_POLICIES:
         raise Invalid(f"overlap policy: found {policy!r}, expected one of {', '.join(OVERLAP_POLICIES)}")
-    if is_paused:
-        return Decision(SKIP, "the schedule is paused")
     # Those that wait will use up runs as well.
-    if remaining is not None and remaining - queued <= 0:
-        return Decision(SKIP, "no runs remain")
+    why = standstill(is_paused=is_paused, remaining=None if remaining is None else remaining - queued)
+    if why is not None:
+        return Decision(SKIP, why)
     if policy == "queue" and (is_last_open or queued):
         if queued >= queued_max:
             return Decision(SKIP, f"{queued} slots are queued, which is as many as may be")
@@ -393,6 +365,15 @@ def decide(
             return Decision(TERMINATE_THEN_START)
         case _:
             return Decision(START)
+
+
+def standstill(*, is_paused: bool, remaining: int | None) -> str | None:
+    """Why the schedule starts nothing by itself now, or None if it may. *remaining* as in `decide`."""
+    if is_paused:
+        return "the schedule is paused"
+    if remaining is not None and remaining <= 0:
+        return "no runs remain"
+    return None
 
 
 def remaining_after_start(remaining: int | None) -> int | None:

@@ -76,7 +76,9 @@ class Engine:
     async def _carry_out(self, changes: Sequence[Change]) -> list[Outcome | BaseException]:
         results: list[Outcome | BaseException] = [Unavailable("not tried")] * len(changes)
         open_items = list(enumerate(changes))
-        known, open_items = self.recent.split([((i, ch), ch.run_id, ch.request) for i, ch in open_items])
+        known, open_items = self.recent.split(
+            [((i, ch), ch.run_id, ch.request if ch.slot is None else None) for i, ch in open_items]
+        )
         for _ in range(TRIES_MAX):
             # What is known first, in a transaction of its own: nobody's lock keeps it waiting.
             done = await self._try_known(known) if known else []

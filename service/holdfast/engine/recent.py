@@ -92,9 +92,12 @@ class Recent:
         self._states.clear()
         self.time.forget()
 
-    def split(self, asked: Sequence[tuple[Item, str, Request | m.Start]]) -> tuple[list[Item], list[Item]]:
+    def split(
+        self, asked: Sequence[tuple[Item, str, Request | m.Start | None]]
+    ) -> tuple[list[Item], list[Item]]:
         """Which of the items (each with its run id, if it names one, and its request) need not be read first; the others.
 
+        One without a request has to be among the others.
         Those of one run stay together, in their order.
         """
         to_read = {

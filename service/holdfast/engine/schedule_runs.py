@@ -1,6 +1,7 @@
 """From a queued slot to its run: what the overlap policy allows now, and the start through the journal.
 
-Everything about the run follows from the slot, so that a slot that is tried again, by whomever, finds its run.
+The slot is written as started in the transaction that starts the run, whose ids follow from the slot: a slot that is
+tried again, by whomever, finds its run.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ from holdfast.core import schedules as core
 from holdfast.core.requests import Ask
 from holdfast.engine.engine import Engine
 from holdfast.engine.loops import TRANSIENT
+from holdfast.engine.slot_starts import Overtaken
 from holdfast.engine.transact import Change, Outcome
 from holdfast.engine.verbs import request_hash
-from holdfast.exceptions import AlreadyExists, HoldfastError, Invalid, Refused
-from holdfast.store import schedule_rows as rows
+from holdfast.exceptions import AlreadyExists, HoldfastError, Invalid, Refused, Unavailable
+from holdfast.store import slot_rows
 from holdfast.store.contract.opening import Writing
 from holdfast.store.journal import Address
-from holdfast.store.schedule_rows import Fire, QueuedSlot
+from holdfast.store.session import Conflict
+from holdfast.store.slot_rows import Fire, QueuedSlot, Taking
 from holdfast.wire import codec
 from holdfast.wire import messages as m
 
@@ -105,24 +108,31 @@ async def carry_out(engine: Engine, todo: Sequence[Todo]) -> Settled:
     await _end_last(engine, [t.cancel for t in todo if t.cancel is not None], is_at_once=False)
     left = await _end_last(engine, [t.terminate for t in todo if t.terminate is not None], is_at_once=True)
     starting = [slot for t in todo for slot in t.start if slot not in left]
-    started, refused, failures = await _start(engine, starting)
-    skipped = [_fire(slot, rows.SKIPPED, reason) for t in todo for slot, reason in t.skip]
-    await _settle(engine, started, [*skipped, *refused])
+    made = await _start(engine, starting)
+    skipped = [_skipped(slot, reason) for t in todo for slot, reason in t.skip]
+    await _skip(engine, [*skipped, *made.refused])
+    if made.started or skipped or made.refused:
+        engine.owe_journal()
     return Settled(
-        started=len(started),
-        skipped=len(skipped) + len(refused),
-        waiting=sum(t.waiting for t in todo) + len(left) + len(failures),
-        failure=failures[0] if failures else None,
+        started=made.started,
+        skipped=len(skipped) + len(made.refused),
+        waiting=sum(t.waiting for t in todo) + len(left) + made.overtaken + len(made.failures),
+        failure=made.failures[0] if made.failures else None,
     )
 
 
-async def _start(
-    engine: Engine, slots: Sequence[QueuedSlot]
-) -> tuple[list[tuple[Fire, float]], list[Fire], list[HoldfastError]]:
-    """The slots whose runs exist now, and since when; those that can never start; what went wrong with the others."""
-    started: list[tuple[Fire, float]] = []
+class _Starts(msgspec.Struct):
+    """How many slots have their runs now; those that can never start; how many to decide again; what went wrong."""
+
+    started: int = 0
     refused: list[Fire] = []
+    overtaken: int = 0
     failures: list[HoldfastError] = []
+
+
+async def _start(engine: Engine, slots: Sequence[QueuedSlot]) -> _Starts:
+    """Start the runs of *slots*, each in one transaction with its slot."""
+    starts = _Starts()
     futures: list[asyncio.Future[Outcome] | Invalid] = []
     for slot in slots:
         try:
@@ -132,20 +142,18 @@ async def _start(
     await _all(futures)
     for slot, made in zip(slots, futures, strict=True):
         problem = made if isinstance(made, Invalid) else made.exception()
-        if problem is None and isinstance(made, asyncio.Future):
-            outcome = made.result()
-            started.append((_fire(slot, rows.STARTED, "", outcome.answer.run_id), outcome.at or slot.now))
-        elif isinstance(problem, TRANSIENT):
-            failures.append(problem)
-        elif isinstance(problem, AlreadyExists | Refused | Invalid):
-            found = await _find(engine, slot)
-            if found is None:
-                refused.append(_fire(slot, rows.SKIPPED, problem.message))
-            else:
-                started.append((_fire(slot, rows.STARTED, "", found), slot.now))
-        elif problem is not None:
-            raise problem
-    return started, refused, failures
+        match problem:
+            case None:
+                starts.started += 1
+            case Overtaken():
+                starts.overtaken += 1
+            case AlreadyExists() | Refused() | Invalid():
+                starts.refused.append(_skipped(slot, problem.message))
+            case Unavailable() | Conflict():
+                starts.failures.append(problem)
+            case _:
+                raise problem
+    return starts
 
 
 async def _all(futures: Sequence[asyncio.Future[Outcome] | Invalid]) -> None:
@@ -168,7 +176,10 @@ def start_of(slot: QueuedSlot) -> Change:
     )
     codec.check_payload(f"input of schedule {slot.name!r}", request.input, is_array=True)
     address = Address(slot.namespace, request.workflow_id, None, request.request_id)
-    return Change(slot.namespace, request, address=address, hash=request_hash(request))
+    # Runs that may overlap need not know which one was the last.
+    after = msgspec.UNSET if slot.policy == "allow_all" else slot.last_workflow_id
+    taking = Taking(namespace=slot.namespace, schedule=slot.name, slot=slot.slot, after=after)
+    return Change(slot.namespace, request, address=address, hash=request_hash(request), slot=taking)
 
 
 def request_id_of(slot: QueuedSlot) -> str:
@@ -214,52 +225,30 @@ async def _end_last(engine: Engine, slots: Sequence[QueuedSlot], *, is_at_once: 
     return unknown
 
 
-async def _find(engine: Engine, slot: QueuedSlot) -> str | None:
-    """The run that the slot started before: its schedule may have changed since."""
-    workflow_id = core.workflow_id_of(slot.name, slot.slot)
-    return await rows.find_started(engine.pool, slot.namespace, workflow_id, request_id_of(slot))
-
-
-async def _settle(engine: Engine, started: Sequence[tuple[Fire, float]], skipped: Sequence[Fire]) -> None:
-    """Write what became of these slots, and tell it."""
-    if not (started or skipped):
+async def _skip(engine: Engine, skipped: Sequence[Fire]) -> None:
+    """Write that these slots start nothing, and tell it."""
+    if not skipped:
         return
     async with engine.pool.transaction() as session:
         writing = Writing(session)
-        if started:
-            fires = {(fire.namespace, fire.schedule, fire.slot): fire for fire, _ in started}
-            for row in await rows.settle_started(writing, list(fires.values()), [at for _, at in started]):
-                fire = fires[row.namespace, row.schedule, row.slot]
-                writing.tell(
-                    row.namespace,
-                    "ScheduleFired",
-                    "schedule",
-                    row.schedule,
-                    slot=row.slot,
-                    workflow_id=fire.workflow_id,
-                    run_id=fire.run_id,
-                )
-        if skipped:
-            reasons = {(fire.namespace, fire.schedule, fire.slot): fire.reason for fire in skipped}
-            for slot in await rows.settle_skipped(writing, skipped):
-                writing.tell(
-                    slot.namespace,
-                    "ScheduleSlotSkipped",
-                    "schedule",
-                    slot.schedule,
-                    slot=slot.slot,
-                    reason=reasons[slot.namespace, slot.schedule, slot.slot],
-                )
+        reasons = {(fire.namespace, fire.schedule, fire.slot): fire.reason for fire in skipped}
+        for slot in await slot_rows.skip_slots(writing, skipped):
+            writing.tell(
+                slot.namespace,
+                "ScheduleSlotSkipped",
+                "schedule",
+                slot.schedule,
+                slot=slot.slot,
+                reason=reasons[slot.namespace, slot.schedule, slot.slot],
+            )
         await writing.flush()
 
 
-def _fire(slot: QueuedSlot, status: str, reason: str, run_id: str | None = None) -> Fire:
+def _skipped(slot: QueuedSlot, reason: str) -> Fire:
     return Fire(
         namespace=slot.namespace,
         schedule=slot.name,
         slot=slot.slot,
-        status=status,
+        status=slot_rows.SKIPPED,
         reason=reason,
-        run_id=run_id,
-        workflow_id=core.workflow_id_of(slot.name, slot.slot) if run_id else None,
     )

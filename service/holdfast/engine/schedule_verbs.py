@@ -5,16 +5,20 @@ Each works in any service process, whoever leads; what cannot start at once is l
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
 from holdfast.core import schedules as core
 from holdfast.engine.engine import Engine
 from holdfast.engine.scheduler import start_queued_of
-from holdfast.exceptions import Invalid, NotFound
+from holdfast.exceptions import Invalid, NotFound, Unavailable
 from holdfast.store import schedule_rows as rows
-from holdfast.store.contract.opening import Writing
+from holdfast.store import slot_rows
+from holdfast.store.contract.opening import Opened, Writing
 from holdfast.store.contract.schedules import CLOCK, GET_SCHEDULE, LockedSchedule, lock_schedule
-from holdfast.store.schedule_rows import Fire, ScheduleRow
+from holdfast.store.schedule_rows import ScheduleRow
+from holdfast.store.slot_rows import Fire
 from holdfast.wire.records import OVERLAP_POLICIES
 
 BACKFILL_MAX = 10_000
@@ -32,21 +36,28 @@ class Fires(msgspec.Struct, frozen=True):
     next_at: list[float]
 
 
-async def trigger(engine: Engine, namespace: str, name: str, *, overlap_policy: str | None = None) -> Fire:
+async def trigger(
+    engine: Engine,
+    namespace: str,
+    name: str,
+    *,
+    overlap_policy: str | None = None,
+    store: Opened | None = None,
+) -> Fire:
     """Start a run now, paused or not; the slot is this moment. What became of it: started, queued, or skipped.
 
-    *overlap_policy* is the schedule's own unless given. Raises `NotFound` for an unknown schedule.
+    *overlap_policy* is the schedule's own unless given; *store* writes the slot. Raises `NotFound` for an unknown
+    schedule.
     """
     _check_policy(overlap_policy)
-    async with engine.pool.transaction() as session:
-        writing = Writing(session)
+    async with (store or Opened(engine.pool)).writing() as writing:
         schedule = await _locked(writing, namespace, name)
         fire = _asked(schedule, schedule.now, overlap_policy)
-        await rows.insert_fires(writing, [fire])
+        if not await slot_rows.insert_fires(writing, [fire]):
+            raise Unavailable(f"schedule {name!r} has a slot at this very moment: try again")
         writing.tell(namespace, "ScheduleTriggered", "schedule", name, slot=fire.slot)
-        await writing.flush()
     await _start(engine, namespace, name)
-    (found,) = await rows.last_fires(engine.pool, namespace, name, fire.slot, 1)
+    (found,) = await slot_rows.last_fires(engine.pool, namespace, name, fire.slot, 1)
     return found
 
 
@@ -58,18 +69,18 @@ async def backfill(
     to_at: float,
     *,
     overlap_policy: str | None = None,
+    store: Opened | None = None,
 ) -> list[float]:
     """The slots between the two instants (both included) that had no run and get one now.
 
     Asked again, it starts nothing twice. Slots that were skipped get their chance; with a policy that does not
-    overlap they run one after the other. Raises `NotFound`, and `Invalid` for a range that holds more than
+    overlap they run one after the other. *store* writes the slots. Raises `NotFound`, and `Invalid` for a range that holds more than
     `BACKFILL_MAX` slots or reaches into the future.
     """
     _check_policy(overlap_policy)
-    if not from_at <= to_at:
+    if not -math.inf < from_at <= to_at:
         raise Invalid(f"backfill from {from_at} to {to_at}: expected a start that is not after the end")
-    async with engine.pool.transaction() as session:
-        writing = Writing(session)
+    async with (store or Opened(engine.pool)).writing() as writing:
         schedule = await _locked(writing, namespace, name)
         if to_at > schedule.now:
             raise Invalid(
@@ -80,10 +91,9 @@ async def backfill(
         if len(slots) > BACKFILL_MAX:
             raise Invalid(f"the range holds more than {BACKFILL_MAX:,} slots: make it good in parts")
         fires = [_asked(schedule, slot, overlap_policy) for slot in slots]
-        new = await rows.insert_fires(writing, fires, may_revive=True)
+        new = await slot_rows.insert_fires(writing, fires, may_revive=True)
         if new:
             writing.tell(namespace, "ScheduleBackfilled", "schedule", name, slots=len(new))
-        await writing.flush()
     await _start(engine, namespace, name)
     return sorted(slot for _, _, slot in new)
 
@@ -92,9 +102,9 @@ async def fires(engine: Engine, namespace: str, name: str, *, limit: int = FIRES
     """The last and next *limit* slots of a schedule. Raises `NotFound`."""
     found = await engine.pool.rows(GET_SCHEDULE, namespace, name)
     if not found:
-        raise _unknown(namespace, name)
+        raise unknown(namespace, name)
     (clock,) = await engine.pool.rows(CLOCK)
-    last = await rows.last_fires(engine.pool, namespace, name, clock.now, limit)
+    last = await slot_rows.last_fires(engine.pool, namespace, name, clock.now, limit)
     return Fires(last, _next_at(found[0], clock.now, limit))
 
 
@@ -115,7 +125,7 @@ def _asked(schedule: ScheduleRow, slot: float, overlap_policy: str | None) -> Fi
         namespace=schedule.namespace,
         schedule=schedule.name,
         slot=slot,
-        status=rows.QUEUED,
+        status=slot_rows.QUEUED,
         overlap_policy=overlap_policy or schedule.overlap_policy,
     )
 
@@ -128,11 +138,12 @@ def _check_policy(policy: str | None) -> None:
 async def _locked(writing: Writing, namespace: str, name: str) -> LockedSchedule:
     schedule = await lock_schedule(writing, namespace, name)
     if schedule is None:
-        raise _unknown(namespace, name)
+        raise unknown(namespace, name)
     return schedule
 
 
-def _unknown(namespace: str, name: str) -> NotFound:
+def unknown(namespace: str, name: str) -> NotFound:
+    """There is no such schedule."""
     return NotFound(f"no schedule {name!r} in namespace {namespace!r}")
 
 

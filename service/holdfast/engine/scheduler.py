@@ -2,9 +2,10 @@
 
 A pass has two halves. The first moves due schedules on and writes each of their slots, in one transaction: to start
 (`queued`), or too late (`skipped`). The second takes the oldest queued slots of each schedule, asks the overlap policy
-what to do with them now, and starts runs through the journal like everybody else. A slot's workflow id and request id
-follow from the slot, so whoever tries again finds the run that is there; a process that ends between the halves loses
-nothing. One process at a time does this, by a row with an epoch, but nothing depends on it.
+what to do with them now, and starts runs through the journal like everybody else. The transaction that starts a run
+locks its slot first and writes it as started, and the run's ids follow from the slot: whoever tries again finds the run
+that is there, and a process that ends anywhere loses nothing. One process at a time does this, by a row with an epoch,
+but nothing depends on it.
 """
 
 from __future__ import annotations
@@ -21,15 +22,17 @@ from holdfast.core import schedules as core
 from holdfast.engine.engine import Engine
 from holdfast.engine.schedule_runs import Settled, Todo, carry_out, sort_out
 from holdfast.exceptions import Invalid
-from holdfast.store import outbox
 from holdfast.store import schedule_rows as rows
+from holdfast.store import slot_rows
 from holdfast.store.contract.opening import Writing
-from holdfast.store.schedule_rows import DueSchedule, Fire, QueuedSlot
+from holdfast.store.leading import Candidate
+from holdfast.store.schedule_rows import DueSchedule
 from holdfast.store.session import Pool
+from holdfast.store.slot_rows import Fire, QueuedSlot
 
 ROLE = "scheduler"
 TTL_S = 1.5
-"""How long a leader that vanished is missed; a slot waits that much longer then."""
+"""How long a leader that is frozen or cut off is missed. One that died is missed by the next who asks."""
 
 RETRY_S = 0.25
 LOOK_S = 1.0
@@ -69,6 +72,7 @@ class Scheduler:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._candidate = Candidate(engine.pool.url, ROLE, engine.name, engine.pool.counts)
         self._lead_held: Lead | None = None
         self._held_until = 0.0
         self._retry_at = 0.0
@@ -114,7 +118,12 @@ class Scheduler:
 
     async def forget(self) -> int:
         """Drop what became of slots long ago; a pass every ten minutes."""
-        return await rows.forget_fires(self._engine.pool, FIRES_KEPT_S, FORGET_MAX)
+        return await slot_rows.forget_fires(self._engine.pool, FIRES_KEPT_S, FORGET_MAX)
+
+    async def close(self) -> None:
+        """Give up the lead, if held; another process has it at once."""
+        self._lead_held, self._held_until = None, 0.0
+        await self._candidate.close()
 
     async def _lead(self) -> Lead | None:
         """Whether this process leads. Trusted for half the time it was granted for, from before it asked."""
@@ -124,7 +133,7 @@ class Scheduler:
         if asked_at < self._retry_at:
             return None
         holder = self._engine.name
-        epoch = await outbox.take_role(self._engine.pool, ROLE, holder, TTL_S)
+        epoch = await self._candidate.ask(TTL_S)
         if epoch is None:
             self._lead_held, self._retry_at = None, asked_at + RETRY_S
             return None
@@ -159,7 +168,7 @@ async def start_queued(engine: Engine, schedules_max: int = PAGE_SCHEDULES) -> S
     settled = Settled()
     last = ("", "")
     while True:
-        page = await rows.read_queued(engine.pool, QUEUED_SEEN_MAX, schedules_max, *last)
+        page = await slot_rows.read_queued(engine.pool, QUEUED_SEEN_MAX, schedules_max, *last)
         # A page begins with the schedule that the one before it ended with.
         slots = [slot for slot in page if _key(slot) != last]
         settled = settled.plus(await carry_out(engine, _sorted_out(slots)))
@@ -173,7 +182,7 @@ async def start_queued(engine: Engine, schedules_max: int = PAGE_SCHEDULES) -> S
 
 async def start_queued_of(engine: Engine, namespace: str, schedule: str) -> Settled:
     """As `start_queued`, for one schedule."""
-    page = await rows.read_queued(engine.pool, QUEUED_SEEN_MAX, 1, namespace, schedule)
+    page = await slot_rows.read_queued(engine.pool, QUEUED_SEEN_MAX, 1, namespace, schedule)
     slots = [slot for slot in page if _key(slot) == (namespace, schedule)]
     settled = await carry_out(engine, _sorted_out(slots))
     if settled.failure is not None:
@@ -209,10 +218,10 @@ async def write_due(
             if len(fires) >= PASS_SLOTS_MAX:
                 # The others stay due.
                 break
-        new = await rows.insert_fires(writing, fires)
+        new = await slot_rows.insert_fires(writing, fires)
         tell_skipped(
             writing,
-            [f for f in fires if f.status == rows.SKIPPED and (f.namespace, f.schedule, f.slot) in new],
+            [f for f in fires if f.status == slot_rows.SKIPPED and (f.namespace, f.schedule, f.slot) in new],
         )
         await rows.move_on(writing, moved)
         await writing.flush()
@@ -252,10 +261,10 @@ def _moved_on(schedule: DueSchedule) -> tuple[DueSchedule, list[Fire]]:
     except Invalid as error:
         # It was valid once: zones and rules change with versions. The others must not suffer.
         return replace(schedule, paused=True, note=f"paused because it cannot be read: {error.message}"), []
-    fires = [_fire(schedule, skip.slot, rows.SKIPPED, skip.reason) for skip in late]
+    fires = [_fire(schedule, skip.slot, slot_rows.SKIPPED, skip.reason) for skip in late]
     note = _failure_note(schedule)
     if note is not None:
-        fires += [_fire(schedule, slot, rows.SKIPPED, note) for slot in due]
+        fires += [_fire(schedule, slot, slot_rows.SKIPPED, note) for slot in due]
         after = replace(
             schedule, paused=True, note=note, considered_at=considered_at, next_run_at=next_run_at
         )
@@ -263,9 +272,9 @@ def _moved_on(schedule: DueSchedule) -> tuple[DueSchedule, list[Fire]]:
     if schedule.remaining_actions == 0:
         return replace(schedule, considered_at=considered_at, next_run_at=None), [
             *fires,
-            *(_fire(schedule, slot, rows.SKIPPED, "no runs remain") for slot in due),
+            *(_fire(schedule, slot, slot_rows.SKIPPED, "no runs remain") for slot in due),
         ]
-    fires += [_fire(schedule, slot, rows.QUEUED, "") for slot in due]
+    fires += [_fire(schedule, slot, slot_rows.QUEUED, "") for slot in due]
     return replace(schedule, considered_at=considered_at, next_run_at=next_run_at), fires
 
 

@@ -18,12 +18,15 @@ from holdfast.core.decide import Decision, decide, first_facts, open_run
 from holdfast.core.evolve import evolve
 from holdfast.core.ids import next_run_id
 from holdfast.core.requests import Ask, ExpireTask, FireTimer, OpenRun, Request
+from holdfast.core.schedules import run_id_of
 from holdfast.engine.dispatch import Assigned, Credit, Credits, assign, give_back
+from holdfast.engine.slot_starts import SlotStarts
 from holdfast.exceptions import HoldfastError, NotFound, OutcomeUnknown, Refused
 from holdfast.store import journal
 from holdfast.store.journal import Address, Resolved
 from holdfast.store.record import Written, record
 from holdfast.store.session import Pool, Session
+from holdfast.store.slot_rows import Taking
 from holdfast.wire import commands as c
 from holdfast.wire import messages as m
 
@@ -31,7 +34,8 @@ from holdfast.wire import messages as m
 class Change(msgspec.Struct, frozen=True):
     """One request to the journal. Addressed by workflow id (clients) or by run id (workers, the clock).
 
-    `reporter` is the worker whose report this is, with the credit it declared.
+    `reporter` is the worker whose report this is, with the credit it declared. `slot` is what a start is for: it is
+    written as started with the run, and the run's id follows from it.
     """
 
     namespace: str
@@ -40,6 +44,7 @@ class Change(msgspec.Struct, frozen=True):
     run_id: str = ""
     hash: bytes = b""
     reporter: Credit | None = None
+    slot: Taking | None = None
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -130,6 +135,7 @@ async def transact(
             written = await record(
                 session,
                 batch.states(),
+                batch.slots.fired,
                 is_first=known is not None,
                 at=None if known is None else known.now,
             )
@@ -155,6 +161,7 @@ class _Batch:
         self.locked: dict[str, s.RunState] = {}
         self.opened: dict[tuple[str, str], s.RunState] = {}
         self.resolved: dict[Address, Resolved] = {}
+        self.slots = SlotStarts()
         self.outcomes: list[Outcome | HoldfastError] = []
         self.reporters: dict[str, Credit] = {}
         self.last_report: dict[str, int] = {}
@@ -184,6 +191,7 @@ class _Batch:
                 (ch.namespace, ch.request.message.request_id) for ch in changes if isinstance(ch.request, Ask)
             ]
             self.locked, self.now = await journal.lock(session, run_ids, activities, timers, requests)
+        self.now = max(self.now, await self.slots.lock(session, [ch.slot for ch in changes if ch.slot]))
 
     def believe(self, known: Known, changes: Sequence[Change]) -> None:
         """Take what is known for what is there."""
@@ -202,7 +210,8 @@ class _Batch:
     def _decide(self, change: Change) -> Outcome | HoldfastError:
         try:
             if isinstance(change.request, m.Start):
-                return self._start(change, change.request)
+                start = self._start if change.slot is None else self._start_slot
+                return start(change, change.request)
             state = self._target(change)
             decision = decide(state, change.request, self.now)
         except HoldfastError as error:
@@ -303,7 +312,7 @@ class _Batch:
             )
             self._apply(existing, decide(existing, Ask(ended, change.hash), self.now))
             newest = existing.run
-        run_id = next_run_id(self.now, os.urandom(10), None if newest is None else newest.run_id)
+        run_id = self._new_run_id(change, newest)
         opened = open_run(OpenRun(start, change.hash, run_id, newest, repeat), self.now)
         if isinstance(opened, m.Started):
             return Outcome(opened, before if before and before.run.run_id == opened.run_id else None, True)
@@ -315,6 +324,30 @@ class _Batch:
             self.locked[before.run.run_id] = before
         self.opened[key] = opened
         return Outcome(m.Started(workflow_id=start.workflow_id, run_id=run_id), opened)
+
+    def _start_slot(self, change: Change, start: m.Start) -> Outcome:
+        """As `_start`; a slot that has its run is a repeat, whatever its schedule has become since."""
+        taking = change.slot
+        if taking is None or change.address is None:
+            raise Refused("the start of a slot needs the slot, and the address of its workflow id")
+        run_id = self.slots.run_of(taking)
+        if run_id is not None:
+            opened = self.opened.get((change.namespace, start.workflow_id))
+            state = opened if opened is not None and opened.run.run_id == run_id else None
+            return Outcome(m.Started(workflow_id=start.workflow_id, run_id=run_id, is_new=False), state, True)
+        repeat = self.resolved[change.address].repeat
+        if repeat is not None:
+            # Versions that did both in two transactions could end in between: the run is there, and the slot waits.
+            change = msgspec.structs.replace(change, hash=repeat.request_hash)
+        outcome = self._start(change, start)
+        self.slots.fire(taking, start.workflow_id, outcome.answer.run_id, self.now)
+        return outcome
+
+    def _new_run_id(self, change: Change, newest: s.Run | None) -> str:
+        """The id of the run that *change* starts; it sorts behind *newest*. A slot's first one follows from the slot."""
+        if change.slot is not None and newest is None:
+            return run_id_of(change.slot.namespace, change.slot.schedule, change.slot.slot)
+        return next_run_id(self.now, os.urandom(10), None if newest is None else newest.run_id)
 
     def _target(self, change: Change) -> s.RunState:
         address = change.address

@@ -2,6 +2,7 @@
 
 One statement for the runs that exist and one for new runs, each with a step for every kind of row: a batch of any
 size, with any mix of kinds, is one round trip (two if it has both). Rows travel as the core's structs have them.
+Runs that schedules started take their slots along, with two more statements.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 from msgspec.structs import astuple
 
 from holdfast.core import state as s
+from holdfast.store import slot_rows
 from holdfast.store.record_statements import (
     CHANGE_RUNS,
     CLOSE_ACTIVITIES,
@@ -49,14 +51,19 @@ class Written:
 
 
 async def record(
-    session: Session, states: Sequence[s.RunState], *, is_first: bool = False, at: float | None = None
+    session: Session,
+    states: Sequence[s.RunState],
+    fired: Sequence[slot_rows.Fired] = (),
+    *,
+    is_first: bool = False,
+    at: float | None = None,
 ) -> Written:
-    """Write what the batch changed.
+    """Write what the batch changed. *fired* are the slots of schedules, locked, that new runs of the batch are for.
 
     States with a version are not locked: they are written if nobody has changed them since, and if the database's
     clock agrees with *at*, the time they were decided at. With *is_first*, new runs are opened only if they are the
-    first of their workflow ids. Nothing of a lost run is written; its request is to be decided again, in a new
-    transaction. What is one statement needs no transaction around it.
+    first of their workflow ids. Nothing of a lost run is written, nor its slot; its request is to be decided again, in a
+    new transaction. What is one statement needs no transaction around it.
     """
     existing = [state for state in states if not state.is_new]
     changes = _changes(existing, at)
@@ -79,6 +86,9 @@ async def record(
         await _close_open_work(session, left)
     if openings:
         done.heard(await session.write(OPEN_RUNS, *openings))
+    kept = [fire for fire in fired if fire.run_id not in done.lost]
+    if kept:
+        await slot_rows.fire_slots(session, kept)
     return done
 
 

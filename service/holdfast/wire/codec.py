@@ -17,6 +17,7 @@ import msgspec
 from holdfast.exceptions import Invalid
 from holdfast.wire import commands as c
 from holdfast.wire import messages as m
+from holdfast.wire import schedules as sch
 from holdfast.wire.commands import AnyCommand
 from holdfast.wire.events import AnyEvent, Event
 from holdfast.wire.failures import Failure
@@ -45,8 +46,18 @@ REQUESTS: dict[str, Any] = {
     "report": m.AnyReport,
     "heartbeat": m.WorkerHeartbeat,
     "activity_heartbeat": m.ActivityHeartbeat,
+    "create_schedule": sch.CreateSchedule,
+    "update_schedule": sch.UpdateSchedule,
+    "pause_schedule": sch.PauseSchedule,
+    "trigger_schedule": sch.TriggerSchedule,
+    "backfill_schedule": sch.BackfillSchedule,
+    "delete_schedule": sch.DeleteSchedule,
+    "describe_schedule": sch.DescribeSchedule,
+    "list_schedules": sch.ListSchedules,
 }
 """The request type of each verb."""
+
+VERBS = tuple(REQUESTS)
 
 RESPONSES: dict[str, Any] = {
     "start": m.Started,
@@ -61,6 +72,14 @@ RESPONSES: dict[str, Any] = {
     "report": m.Reported,
     "heartbeat": m.WorkerAnswer,
     "activity_heartbeat": m.HeartbeatAnswer,
+    "create_schedule": sch.ScheduleDone,
+    "update_schedule": sch.ScheduleDone,
+    "pause_schedule": sch.ScheduleDone,
+    "trigger_schedule": sch.ScheduleDone,
+    "backfill_schedule": sch.ScheduleDone,
+    "delete_schedule": sch.ScheduleDone,
+    "describe_schedule": sch.ScheduleDescription,
+    "list_schedules": sch.SchedulePage,
 }
 """The response type of each verb."""
 
@@ -165,6 +184,27 @@ def check_request(request: Any) -> None:
                     _check_number("fence of a lease", lease.fence, 0, 2**63 - 1)
         case m.Report() | m.ActivityHeartbeat():
             _check_report(request)
+        case _:
+            _check_schedule_request(request)
+
+
+def _check_schedule_request(request: Any) -> None:
+    match request:
+        case sch.ListSchedules():
+            if request.cursor is not None:
+                check_text("cursor", request.cursor)
+        case sch.DescribeSchedule():
+            check_text("schedule_id", request.schedule_id)
+        case sch.CreateSchedule() | sch.UpdateSchedule():
+            check_text("schedule_id", request.schedule_id)
+            check_text("request_id", request.request_id)
+            # The other fields are the store's to check.
+            check_payload("input", request.schedule.input, is_array=True)
+            if request.schedule.remaining_actions is not None:
+                _check_number("remaining_actions", request.schedule.remaining_actions, 0)
+        case sch.PauseSchedule() | sch.TriggerSchedule() | sch.BackfillSchedule() | sch.DeleteSchedule():
+            check_text("schedule_id", request.schedule_id)
+            check_text("request_id", request.request_id)
 
 
 def _check_report(request: Any) -> None:

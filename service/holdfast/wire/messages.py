@@ -19,6 +19,8 @@ named beside each request below. Durations are seconds, times epoch seconds.
 | heartbeat | WorkerHeartbeat | WorkerAnswer |
 | activity_heartbeat | ActivityHeartbeat | HeartbeatAnswer |
 
+What is asked of schedules stands in `wire.schedules`.
+
 Every mutating request of a client carries a `request_id`: the same id again returns the
 first answer, the same id with another body is refused. A worker's reports are kept apart
 by their fence instead.
@@ -31,21 +33,6 @@ import msgspec
 from holdfast.wire.commands import AnyCommand
 from holdfast.wire.events import HistoryEvent
 from holdfast.wire.failures import Failure
-
-VERBS = (
-    "start",
-    "signal",
-    "cancel",
-    "terminate",
-    "describe",
-    "history",
-    "list",
-    "result",
-    "claim",
-    "report",
-    "heartbeat",
-    "activity_heartbeat",
-)
 
 UNHANDLED_EVENTS = "unhandled_events"
 """The detail `cause` of the refusal of a closing batch that has not seen a message: the task is dispatched again."""

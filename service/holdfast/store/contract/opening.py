@@ -73,6 +73,11 @@ class Writing:
         entry = JournalEntry(fact=fact, record=record, key=key, fields=fields)
         self._told.append((namespace, entry))
 
+    @property
+    def has_told(self) -> bool:
+        """Whether anything happened at all."""
+        return bool(self._told)
+
     async def flush(self) -> None:
         """Write what was told. Called once, before the commit."""
         if self._told:

@@ -254,10 +254,11 @@ async def update_schedule(
     note: str | msgspec.UnsetType | None = msgspec.UNSET,
     remaining_actions: int | msgspec.UnsetType | None = msgspec.UNSET,
     is_pausing_on_failure: bool | msgspec.UnsetType = msgspec.UNSET,
+    paused: bool | msgspec.UnsetType = msgspec.UNSET,
 ) -> WorkflowSchedule | None:
     """The schedule after the patch, or None if there is none. What is UNSET stays; `input=None` clears the input.
 
-    When *what says when it fires* changes (cron, zone, jitter, spec), `next_run_at` is computed anew from the
+    One that was *paused* and is not any more counts from now on. When *what says when it fires* changes (cron, zone, jitter, spec), `next_run_at` is computed anew from the
     database's clock; slots of the past are not made good. Raises `Invalid`, and then nothing changed.
     """
     given = {
@@ -266,6 +267,7 @@ async def update_schedule(
         "note": note,
         "remaining_actions": remaining_actions,
         "is_pausing_on_failure": is_pausing_on_failure,
+        "paused": paused,
     }
     async with store.writing() as writing:
         row = await lock_schedule(writing, namespace, name)
@@ -283,8 +285,10 @@ async def update_schedule(
         patched = msgspec.structs.replace(row, **changed)
         _check(patched.record())
         check_unicode("note", patched.note)
-        if changed.keys() & {"cron_expr", "timezone", "jitter_secs", "spec"}:
+        is_respecified = bool(changed.keys() & {"cron_expr", "timezone", "jitter_secs", "spec"})
+        if is_respecified:
             core.check(spec_of(patched, patched.spec), row.now)
+        if is_respecified or changed.get("paused") is False:
             changed |= _from_now_on(patched, row.now)
             told["next_run_at"] = changed["next_run_at"]
         return await _save(writing, row, changed, "ScheduleUpdated", told)
