@@ -164,6 +164,19 @@ async def test_nothing_is_sent_behind_a_message_until_the_stream_is_known_to_be_
     assert [await stored(bus, sequence) for sequence in (1, 2, 500)] == [b"0", b"1", b"499"]
 
 
+async def test_who_may_send_no_more_sends_nothing_more(nats: NatsServer, bus: Bus, make_bus: MakeBus) -> None:
+    await bus.ensure_streams()
+    heard = Heard()
+    await (await make_bus(nats)).subscribe("hf.event.>", heard.add).ready()
+    answers = iter([True, True, True, False])
+
+    with pytest.raises(Unavailable, match="of 10 messages are stored: the sender lost its right to send"):
+        await bus.publish_acked(events(10), may_send=lambda: next(answers))
+
+    bus.publish("hf.event.end", b"end")
+    assert [msg.data for msg in await heard.count(4)] == [b"0", b"1", b"2", b"end"]  # type: ignore[attr-defined]
+
+
 async def test_an_outage_in_the_middle_tells_how_many_are_stored_and_leaves_nothing_behind(
     nats: NatsServer, bus: Bus
 ) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,6 +26,9 @@ _log = logging.getLogger(__name__)
 
 Outgoing = tuple[str, bytes, Mapping[str, str] | None]
 """Subject, data, headers. A `Nats-Msg-Id` header makes a repetition within two minutes a no-op."""
+
+MaySend = Callable[[], bool]
+"""Asked before each message."""
 
 _MIB: Final = 1024 * 1024
 _NANOSECONDS: Final = 1_000_000_000
@@ -151,9 +154,9 @@ class Streams:
             except TimeoutError:
                 attempt += 1
 
-    async def publish_acked(self, messages: Sequence[Outgoing], timeout_s: float) -> int:
+    async def publish_acked(self, messages: Sequence[Outgoing], timeout_s: float, may_send: MaySend) -> int:
         """See `Bus.publish_acked`."""
-        window = await self._publish(messages, 0, timeout_s)
+        window = await self._publish(messages, 0, timeout_s, may_send)
         if window.is_stream_missing:
             done = window.acked_prefix
             try:
@@ -161,7 +164,7 @@ class Streams:
             except Unavailable as error:
                 window.fail(f"the streams cannot be made: {error}")
             else:
-                window = await self._publish(messages, done, timeout_s)
+                window = await self._publish(messages, done, timeout_s, may_send)
         if window.failure is not None:
             raise Unavailable(
                 f"{window.acked_prefix} of {len(messages)} messages are stored: {window.failure}",
@@ -169,10 +172,14 @@ class Streams:
             )
         return len(messages)
 
-    async def _publish(self, messages: Sequence[Outgoing], start: int, timeout_s: float) -> AckWindow:
+    async def _publish(
+        self, messages: Sequence[Outgoing], start: int, timeout_s: float, may_send: MaySend
+    ) -> AckWindow:
         link = self._connection.link
         is_proven = link is not None and link is self._proven
-        window = await _publish_window(self._connection, messages, start, timeout_s, is_proven=is_proven)
+        window = await _publish_window(
+            self._connection, messages, start, timeout_s, may_send, is_proven=is_proven
+        )
         self._proven = link if messages and window.failure is None else None
         return window
 
@@ -283,7 +290,13 @@ class AckWindow:
 
 
 async def _publish_window(
-    connection: Connection, messages: Sequence[Outgoing], start: int, timeout_s: float, *, is_proven: bool
+    connection: Connection,
+    messages: Sequence[Outgoing],
+    start: int,
+    timeout_s: float,
+    may_send: MaySend,
+    *,
+    is_proven: bool,
 ) -> AckWindow:
     # A stream that somebody makes while the messages pass would keep the later ones only, and take the earlier ones
     # behind them when they come again. So the first one goes alone until the stream is known to be there.
@@ -295,6 +308,8 @@ async def _publish_window(
             if window.in_flight >= in_flight_max:
                 await window.shrink(in_flight_max // 2, timeout_s)
                 in_flight_max = _WINDOW
+            if not may_send():
+                window.fail("the sender lost its right to send")
             if window.failure is not None:
                 break
             try:
