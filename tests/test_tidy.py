@@ -116,6 +116,7 @@ BROAD_EXCEPTS = {
     "bus/respond.py": "outer edge: the asker must hear that something broke",
     "cli/root.py": "outer edge: a person gets a sentence and an exit code",
     "converter.py": "users' payload converters and types run here",
+    "engine/engine.py": "what code of ours raises on one request is told to its caller alone",
     "engine/batching.py": "a batch's failure belongs to each of its waiting callers",
     "sdk/failures.py": "users' exceptions and converters are turned into failures here",
     "sdk/loop.py": "users' coroutines run here",

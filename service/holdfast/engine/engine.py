@@ -17,6 +17,7 @@ from holdfast.core import state as s
 from holdfast.engine import answers
 from holdfast.engine.batching import Batcher
 from holdfast.engine.dispatch import Assigned, Credits
+from holdfast.engine.faults import failed_inside, failed_together
 from holdfast.engine.fitting import pushes
 from holdfast.engine.loops import Spawner
 from holdfast.engine.outcomes import Outcomes
@@ -89,6 +90,7 @@ class Engine:
         self, items: list[tuple[int, Change]]
     ) -> list[tuple[int, Change, Outcome | HoldfastError]]:
         started = time.perf_counter()
+        committed: Committed | None
         try:
             committed = await transact(
                 self.pool,
@@ -102,11 +104,7 @@ class Engine:
                 index, change = items[0]
                 own = Retryable(error.message) if isinstance(error, Conflict) else Invalid(error.message)
                 return [(index, change, own)]
-            # One of them is to blame: alone, it fails alone.
-            singles = []
-            for item in items:
-                singles += await self._try([item])
-            return singles
+            committed = None
         except HoldfastError as error:
             if isinstance(error, CommitUnknown):
                 # What was to travel in an answer is not taken back: the report comes again, and its answer then
@@ -116,11 +114,30 @@ class Engine:
                     self.spawner.spawn(self._take_back(unheard.values()))
             self.metrics.store_failures.labels("transact", error.code).inc()
             return [(index, change, error) for index, change in items]
+        except Exception as error:  # noqa: BLE001 - one request's fault is that request's alone
+            # Ending the process would not help: the request would come again, here or to another one.
+            if len(items) == 1:
+                index, change = items[0]
+                self.metrics.failed_inside.labels(type(change.request).__name__).inc()
+                return [(index, change, failed_inside(change, error))]
+            failed_together(len(items), error)
+            committed = None
+        if committed is None:
+            return await self._try_alone(items)
         self.metrics.store_latency.labels("transact").observe(time.perf_counter() - started)
         self.metrics.store_calls.labels("transact").inc()
         self.metrics.batch.observe(len(items))
         self._after_commit(committed)
         return [(index, change, out) for (index, change), out in zip(items, committed.outcomes, strict=True)]
+
+    async def _try_alone(
+        self, items: list[tuple[int, Change]]
+    ) -> list[tuple[int, Change, Outcome | HoldfastError]]:
+        """Each in a transaction of its own: the one that is to blame fails alone."""
+        singles = []
+        for item in items:
+            singles += await self._try([item])
+        return singles
 
     # -- after the commit --------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from holdfast.engine.engine import Engine
 from holdfast.engine.loops import TRANSIENT
 from holdfast.engine.transact import Change, Outcome
 from holdfast.engine.verbs import request_hash
-from holdfast.exceptions import AlreadyExists, HoldfastError, Invalid, Refused
+from holdfast.exceptions import AlreadyExists, HoldfastError, Internal, Invalid, Refused
 from holdfast.store import schedule_rows as rows
 from holdfast.store.contract.opening import Writing
 from holdfast.store.journal import Address
@@ -143,7 +143,8 @@ async def _start(
                 refused.append(_fire(slot, rows.SKIPPED, problem.message))
             else:
                 started.append((_fire(slot, rows.STARTED, "", found), slot.now))
-        elif problem is not None:
+        elif problem is not None and not isinstance(problem, Internal):
+            # A slot that the engine fails on is told in its log and stays queued; the others must not suffer.
             raise problem
     return started, refused, failures
 
