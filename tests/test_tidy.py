@@ -122,6 +122,7 @@ BROAD_EXCEPTS = {
     "sdk/loop.py": "users' coroutines run here",
     "sdk/markers.py": "users' functions run here",
     "sdk/runtime.py": "users' workflows run here",
+    "sdk/sealing.py": "users' payload codecs run here",
     "sdk/signals.py": "users' signal handlers run here",
     "sdk/worker_activities.py": "users' activities run here",
     "sdk/worker_workflows.py": "users' workflows run here",
