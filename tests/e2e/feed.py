@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 
 import nats
+from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js.api import ConsumerConfig, DeliverPolicy
@@ -44,37 +45,49 @@ class Consumer:
         self._ids: set[str] = set()
 
     async def read(self, nats_url: str) -> None:
-        """Everything that the stream has now. What was read before an error is kept."""
-        connection = await nats.connect(nats_url, allow_reconnect=False, connect_timeout=2, error_cb=_quiet)
+        """Everything that the stream has now."""
+        connection = await _connect(nats_url)
         try:
-            stream = connection.jetstream()
-            info = await stream.stream_info(STREAM)
-            if info.created != self._made_at:
-                self._made_at, self.position = info.created, 0
-            if info.state.last_seq <= self.position:
-                return
-            start = ConsumerConfig(
-                deliver_policy=DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=self.position + 1
-            )
-            subscription = await stream.subscribe("hf.>", stream=STREAM, ordered_consumer=True, config=start)
-            while self.position < info.state.last_seq:
-                self._take(await subscription.next_msg(timeout=3))
+            await self._read(connection)
         finally:
             await connection.close()
 
     async def follow(self, nats_url: str, is_over: asyncio.Event) -> None:
         """Read again and again, whatever happens to the broker, until *is_over*.
 
-        Not to be cancelled: the client tells a cancellation as a lost connection when it has lost one.
+        Not to be cancelled: the client tells a cancellation as a lost connection when it has lost one. A connection
+        is given up only when it is gone: the client leaks one whose server does not greet.
         """
-        while not is_over.is_set():
-            try:
-                async with asyncio.timeout(READ_S):
-                    await self.read(nats_url)
-            except (TimeoutError, NatsError, OSError):
-                # Away. The position says where to go on.
-                pass
-            await asyncio.sleep(AGAIN_S)
+        connection: Client | None = None
+        try:
+            while not is_over.is_set():
+                try:
+                    if connection is None or connection.is_closed:
+                        connection = await _connect(nats_url)
+                    async with asyncio.timeout(READ_S):
+                        await self._read(connection)
+                except (TimeoutError, NatsError, OSError):
+                    # Away. The position says where to go on.
+                    pass
+                await asyncio.sleep(AGAIN_S)
+        finally:
+            if connection is not None:
+                await connection.close()
+
+    async def _read(self, connection: Client) -> None:
+        stream = connection.jetstream()
+        info = await stream.stream_info(STREAM)
+        if info.created != self._made_at:
+            self._made_at, self.position = info.created, 0
+        if info.state.last_seq <= self.position:
+            return
+        start = ConsumerConfig(
+            deliver_policy=DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=self.position + 1
+        )
+        subscription = await stream.subscribe("hf.>", stream=STREAM, ordered_consumer=True, config=start)
+        while self.position < info.state.last_seq:
+            self._take(await subscription.next_msg(timeout=3))
+        await subscription.unsubscribe()
 
     def _take(self, message: Msg) -> None:
         self.position = message.metadata.sequence.stream
@@ -92,6 +105,10 @@ def _told(message: Msg) -> Told:
         return Told(headers["Nats-Msg-Id"], message.subject, entry=codec.decode(message.data, JournalEntry))
     events: list[StoredEvent] = codec.decode(message.data, list[StoredEvent])
     return Told(headers["Nats-Msg-Id"], message.subject, headers["Holdfast-Run"], tuple(events))
+
+
+async def _connect(nats_url: str) -> Client:
+    return await nats.connect(nats_url, allow_reconnect=False, connect_timeout=2, error_cb=_quiet)
 
 
 async def _quiet(_: Exception) -> None:
