@@ -19,7 +19,7 @@ from importlib import metadata
 from typing import Any
 
 from holdfast.api.http import http_app
-from holdfast.api.ops import Probe, address_of, bind, serve_app, serve_ops
+from holdfast.api.ops import Probe, Remembered, address_of, bind, serve_app, serve_ops
 from holdfast.api.rpc import serve_rpc
 from holdfast.bus import Bus
 from holdfast.config import Config
@@ -54,6 +54,7 @@ class Parts:
         self.is_serving = asyncio.Event()
         """Set once the engine answers on the bus."""
         self.loops: asyncio.Future[None] | None = None
+        self._postgres = Remembered(self._check_postgres)
 
     async def watch(self) -> None:
         """Wait for ever, or until a bug ends one of the loops; then raise it."""
@@ -73,12 +74,12 @@ class Parts:
     def probes(self) -> list[Probe]:
         """Postgres and its migrations are required; the broker may be away."""
         return [
-            Probe("postgres", self._check_postgres),
+            Probe("postgres", self._postgres),
             Probe("bus", self._check_bus, is_required=False),
         ]
 
     async def _check_postgres(self) -> str | None:
-        missing = await migrate.pending(self.pool.url)
+        missing = await migrate.pending_on(self.pool)
         return f"migrations are missing ({', '.join(missing)}): run `holdfast migrate`" if missing else None
 
     async def _check_bus(self) -> str | None:

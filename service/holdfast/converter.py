@@ -3,7 +3,7 @@
 `DataConverter` is what clients and workers are given. With the default payload converter
 values go straight to JSON text and back; with another one they take the way of
 `to_payloads` and `from_payloads`. A `PayloadCodec` (encryption, compression) is applied
-outside of that, where awaiting is allowed: by `seal` and `unseal`.
+outside of that, where awaiting is allowed: by `seal` and `unseal`; `sdk.sealing` says to what.
 """
 
 from __future__ import annotations
@@ -345,6 +345,10 @@ class DataConverter:
             return array
         inner = [wire_payloads.from_text(text) for text in wire_payloads.split(array)]
         sealed = await self.payload_codec.encode(inner)
+        if len(sealed) != len(inner):
+            raise Invalid(
+                f"the payload codec made {len(sealed)} payloads of {len(inner)}: expected as many, return one for each"
+            )
         return _within_limit(
             wire_payloads.join([wire_payloads.to_text(p) for p in sealed]), "the sealed payload"
         )

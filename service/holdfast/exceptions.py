@@ -85,6 +85,12 @@ class PermissionDenied(HoldfastError):
     code = "permission_denied"
 
 
+class Internal(HoldfastError):
+    """The service failed on this very request: a bug of ours, told in its log. The same request will fail again."""
+
+    code = "internal"
+
+
 class RPCStatusCode(IntEnum):
     """How a client call ended, in the numbering that gRPC made common."""
 
@@ -117,7 +123,7 @@ STATUS_OF_CODE: dict[str, RPCStatusCode] = {
     OutcomeUnknown.code: RPCStatusCode.UNKNOWN,
     DeadlineExceeded.code: RPCStatusCode.DEADLINE_EXCEEDED,
     PermissionDenied.code: RPCStatusCode.PERMISSION_DENIED,
-    HoldfastError.code: RPCStatusCode.INTERNAL,
+    Internal.code: RPCStatusCode.INTERNAL,
 }
 """The status a client call raises for each service error."""
 
@@ -134,6 +140,7 @@ _ERROR_OF_CODE: dict[str, type[HoldfastError]] = {
         OutcomeUnknown,
         DeadlineExceeded,
         PermissionDenied,
+        Internal,
     )
 }
 

@@ -182,6 +182,7 @@ class Metrics:
         self.commits = count("commits", "Transactions committed.").labels()
         self.statements = count("statements", "SQL statements sent.").labels()
         self.refused = count("refused", "Requests that the state of their run forbade.", "cause")
+        self.failed_inside = count("failed_inside", "Requests that a fault of the service failed on.", "kind")
 
         # Dispatch.
         self.hints_published = count("hints_published", "Hints given to the bus.").labels()

@@ -20,6 +20,7 @@ from holdfast.activity import definition_of as activity_definition
 from holdfast.client import Client
 from holdfast.exceptions import HoldfastError
 from holdfast.sdk import definitions
+from holdfast.sdk.sealing import sealing
 from holdfast.sdk.worker_activities import ActivityTasks
 from holdfast.sdk.worker_intake import Intake
 from holdfast.sdk.worker_leases import Leases
@@ -90,7 +91,9 @@ class Worker:
         **without_effect: Any,
     ) -> None:
         _tell_without_effect(without_effect)
-        _check_can_work(client, activities, workflows)
+        if not activities and not workflows:
+            raise ValueError("At least one activity or workflow must be specified")
+        converter = client.data_converter
         known = _by_name("activity", (_must_define(fn) for fn in activities))
         max_activities = max_concurrent_activities or MAX_ACTIVITIES
         self._own_executor: ThreadPoolExecutor | None = None
@@ -101,9 +104,9 @@ class Worker:
                 f"activity_executor is a {type(activity_executor).__name__}: expected a ThreadPoolExecutor"
             )
         self._settings = WorkerSettings(
-            rpc=client.caller.rpc,
+            rpc=sealing(client.caller.rpc, converter),
             client=client,
-            converter=client.data_converter,
+            converter=converter,
             worker=f"{identity or client.identity}:{secrets.token_hex(4)}",
             identity=identity or client.identity,
             task_queue=task_queue,
@@ -277,15 +280,6 @@ class _Desk:
         except HoldfastError as error:
             log.debug("task %d of run %s could not be given back, its lease runs out: %s", seq, run_id, error)
         self._leases.drop(run_id, seq, fence)
-
-
-def _check_can_work(client: Client, activities: Sequence[Any], workflows: Sequence[Any]) -> None:
-    if not activities and not workflows:
-        raise ValueError("At least one activity or workflow must be specified")
-    if client.data_converter.payload_codec is not None:
-        raise ValueError(
-            "a worker's client cannot have a payload_codec in this version: only clients apply it"
-        )
 
 
 def _must_define(fn: Any) -> ActivityDefinition:

@@ -9,7 +9,7 @@ from typing import Never
 import httpx
 import pytest
 
-from holdfast.api.ops import Probe, address_of, bind, serve_ops
+from holdfast.api.ops import Probe, Remembered, address_of, bind, serve_ops
 from holdfast.config import Address
 from holdfast.exceptions import Invalid
 from holdfast.metrics import Metrics, exposition
@@ -81,6 +81,59 @@ async def test_a_probe_that_never_answers_counts_as_not_well(monkeypatch: pytest
 
     assert answer.status_code == 503
     assert "no answer within" in answer.json()["checks"]["postgres"]["note"]
+
+
+async def test_however_many_ask_a_remembered_check_is_made_once_a_second() -> None:
+    now, made = 50.0, 0
+
+    async def counted() -> str:
+        nonlocal made
+        made += 1
+        await asyncio.sleep(0)
+        return f"answer {made}"
+
+    check = Remembered(counted, clock=lambda: now)
+
+    assert set(await asyncio.gather(*(check() for _ in range(20)))) == {"answer 1"}
+    now += 0.999
+    assert await check() == "answer 1"
+    now += 0.001
+    assert await check() == "answer 2"
+
+
+async def test_what_a_remembered_check_raised_is_remembered_too() -> None:
+    """Postgres is away: a hundred probes must not be a hundred attempts to connect."""
+    made = 0
+
+    async def counted() -> Never:
+        nonlocal made
+        made += 1
+        raise ConnectionError("connection refused")
+
+    check = Remembered(counted, clock=lambda: 50.0)
+
+    async with ops(Probe("postgres", check)) as client:
+        answers = [await client.get("/readyz") for _ in range(3)]
+
+    assert [answer.json()["checks"]["postgres"]["note"] for answer in answers] == ["connection refused"] * 3
+    assert made == 1
+
+
+async def test_a_check_that_was_given_up_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdfast.api.ops.PROBE_S", 0.05)
+    asked = 0
+
+    async def stuck_at_first() -> None:
+        nonlocal asked
+        asked += 1
+        await (stuck() if asked == 1 else well())
+
+    check = Remembered(stuck_at_first, clock=lambda: 50.0)
+
+    async with ops(Probe("postgres", check)) as client:
+        answers = [await client.get("/readyz") for _ in range(2)]
+
+    assert [answer.status_code for answer in answers] == [503, 200]
 
 
 async def test_metrics_are_in_prometheus_form() -> None:

@@ -144,6 +144,39 @@ async def test_a_missing_stream_is_made_by_who_publishes_to_it(bus: Bus) -> None
     assert (await stream(bus, "HF_EVENT"))["state"]["messages"] == 3
 
 
+async def test_nothing_is_sent_behind_a_message_until_the_stream_is_known_to_be_there(
+    nats: NatsServer, bus: Bus, make_bus: MakeBus
+) -> None:
+    """Made by another process while 500 messages passed, the stream kept the last ones, and then the first ones."""
+    heard = Heard()
+    other = await make_bus(nats)
+    # With a listener beside it, a missing stream is silent.
+    await other.subscribe("hf.event.>", heard.add).ready()
+    publishing = asyncio.create_task(bus.publish_acked(events(500), timeout_s=1.0))
+    await heard.count(1)
+
+    await other.ensure_streams()
+
+    with pytest.raises(Unavailable, match="0 of 500 messages are stored: no confirmation"):
+        await publishing
+    assert len(heard.items) == 1
+    assert await bus.publish_acked(events(500)) == 500
+    assert [await stored(bus, sequence) for sequence in (1, 2, 500)] == [b"0", b"1", b"499"]
+
+
+async def test_who_may_send_no_more_sends_nothing_more(nats: NatsServer, bus: Bus, make_bus: MakeBus) -> None:
+    await bus.ensure_streams()
+    heard = Heard()
+    await (await make_bus(nats)).subscribe("hf.event.>", heard.add).ready()
+    answers = iter([True, True, True, False])
+
+    with pytest.raises(Unavailable, match="of 10 messages are stored: the sender lost its right to send"):
+        await bus.publish_acked(events(10), may_send=lambda: next(answers))
+
+    bus.publish("hf.event.end", b"end")
+    assert [msg.data for msg in await heard.count(4)] == [b"0", b"1", b"2", b"end"]  # type: ignore[attr-defined]
+
+
 async def test_an_outage_in_the_middle_tells_how_many_are_stored_and_leaves_nothing_behind(
     nats: NatsServer, bus: Bus
 ) -> None:

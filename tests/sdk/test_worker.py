@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
@@ -11,7 +10,6 @@ import pytest
 
 from holdfast import Client, Worker, activity, workflow
 from holdfast.client import WorkflowExecutionStatus
-from holdfast.converter import DataConverter, Payload, PayloadCodec
 from holdfast.exceptions import ApplicationError
 from holdfast.testing import WorkflowEnvironment
 from tests.sdk.patience import until
@@ -314,13 +312,6 @@ async def test_one_broken_run_does_not_hold_up_others(env: WorkflowEnvironment) 
 
 
 async def test_a_worker_that_cannot_work_is_refused(env: WorkflowEnvironment) -> None:
-    class Codec(PayloadCodec):
-        async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
-            return list(payloads)
-
-        async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
-            return list(payloads)
-
     async def plain() -> None: ...
 
     @activity.defn(name="echo")
@@ -343,10 +334,6 @@ async def test_a_worker_that_cannot_work_is_refused(env: WorkflowEnvironment) ->
         make(activities=[echo], colour="red")
     with pytest.warns(UserWarning, match="debug_mode have no meaning"):
         make(activities=[echo], debug_mode=True)
-    coded = await Client.connect(env.nats_url, data_converter=DataConverter(payload_codec=Codec()))
-    with pytest.raises(ValueError, match="payload_codec"):
-        Worker(coded, task_queue="q", activities=[echo])
-    await coded.close()
 
 
 async def test_a_worker_runs_once(env: WorkflowEnvironment) -> None:

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import errno
 import socket
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
 import msgspec
@@ -27,6 +28,7 @@ from holdfast.metrics import CONTENT_TYPE
 
 PROBE_S = 2.0
 """A probe that takes longer counts as failed."""
+REMEMBERED_S = 1.0
 
 
 class Probe(msgspec.Struct, frozen=True):
@@ -39,6 +41,36 @@ class Probe(msgspec.Struct, frozen=True):
     name: str
     check: Callable[[], Awaitable[str | None]]
     is_required: bool = True
+
+
+class Remembered:
+    """A check whose answer is good for a while: however many ask, it is made once in that time, and never twice at once."""
+
+    def __init__(
+        self,
+        check: Callable[[], Awaitable[str | None]],
+        *,
+        for_s: float = REMEMBERED_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._check = check
+        self._for_s = for_s
+        self._clock = clock
+        self._turn = asyncio.Lock()
+        self._asked_at: float | None = None
+        self._answer: str | None = None
+
+    async def __call__(self) -> str | None:
+        """What the check says or raises, as a sentence; None if all is well."""
+        async with self._turn:
+            now = self._clock()
+            if self._asked_at is None or now >= self._asked_at + self._for_s:
+                try:
+                    self._answer = await self._check()
+                except Exception as error:  # noqa: BLE001 - the outer edge: what it raises is its answer
+                    self._answer = str(error) or type(error).__name__
+                self._asked_at = now
+            return self._answer
 
 
 class Health(msgspec.Struct, frozen=True):

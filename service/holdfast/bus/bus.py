@@ -13,7 +13,7 @@ import msgspec
 from holdfast.bus.connection import Connection
 from holdfast.bus.link import LinkOptions
 from holdfast.bus.respond import QUEUE_GROUP, REQUEST_INTAKE, Discovery, Responder, endpoint_for, respond
-from holdfast.bus.streams import HeldHint, Outgoing, StreamLimits, Streams, last_hints
+from holdfast.bus.streams import HeldHint, MaySend, Outgoing, StreamLimits, Streams, last_hints
 from holdfast.bus.subscription import Intake, Subscription
 from holdfast.wire import subjects
 from holdfast.wire.messages import Hint
@@ -107,14 +107,21 @@ class Bus(Connection):
         """
         await self._streams.ensure(limits)
 
-    async def publish_acked(self, messages: Sequence[Outgoing], timeout_s: float | None = None) -> int:
+    async def publish_acked(
+        self,
+        messages: Sequence[Outgoing],
+        timeout_s: float | None = None,
+        *,
+        may_send: MaySend = lambda: True,
+    ) -> int:
         """Publish in order and return their number once the stream has confirmed every one.
 
         Raises Unavailable when *timeout_s* pass without news, the link goes, or the stream refuses;
         `details["acked"]` then tells how many from the front are stored. Later ones may be stored too: repeat
         from there under the same `Nats-Msg-Id`s. A missing stream is made and the rest sent once more. Invalid,
-        with `details["index"]`, for a message that NATS can never take.
+        with `details["index"]`, for a message that NATS can never take. Once *may_send* says no, nothing more is
+        sent, and Unavailable says so.
         """
         return await self._streams.publish_acked(
-            messages, self.request_timeout_s if timeout_s is None else timeout_s
+            messages, self.request_timeout_s if timeout_s is None else timeout_s, may_send
         )

@@ -20,7 +20,7 @@ import msgspec
 from holdfast.bus.connection import Connection
 from holdfast.bus.message import Msg, error_headers
 from holdfast.bus.subscription import AsyncReceiver, Intake, Subscription
-from holdfast.exceptions import HoldfastError, Invalid, Unavailable
+from holdfast.exceptions import HoldfastError, Internal, Invalid, Unavailable
 
 _log = logging.getLogger(__name__)
 
@@ -157,7 +157,7 @@ def _answering(connection: Connection, endpoint: Endpoint, responder: Responder)
             error = raised
         except Exception:  # noqa: BLE001 - the outer edge: the asker must hear that something broke, but not the details
             _log.exception("the responder of %s failed", msg.subject)
-            error = HoldfastError("the service failed on this request; its log says why")
+            error = Internal("the service failed on this request; its log says why")
         finally:
             endpoint.busy_s += now_s() - began_s
         stats.response_errors += 1

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
 from holdfast.bus.connection import Connection
+from holdfast.bus.link import Link
 from holdfast.bus.message import Msg, NoResponders, decode_headers, is_no_responders
 from holdfast.bus.replies import Inlet
 from holdfast.exceptions import DeadlineExceeded, Invalid, Unavailable
@@ -25,6 +26,9 @@ _log = logging.getLogger(__name__)
 
 Outgoing = tuple[str, bytes, Mapping[str, str] | None]
 """Subject, data, headers. A `Nats-Msg-Id` header makes a repetition within two minutes a no-op."""
+
+MaySend = Callable[[], bool]
+"""Asked before each message."""
 
 _MIB: Final = 1024 * 1024
 _NANOSECONDS: Final = 1_000_000_000
@@ -104,6 +108,8 @@ class Streams:
         self._connection = connection
         self._timeout_s = timeout_s
         self._limits: StreamLimits | None = None
+        # On which the stream has confirmed all that was published to it last.
+        self._proven: Link | None = None
 
     async def ensure(self, limits: StreamLimits | None = None) -> None:
         """Create what is missing and change what differs. Raises Unavailable while JetStream cannot do it.
@@ -127,6 +133,7 @@ class Streams:
 
     def _on_deleted(self, msg: Msg) -> None:
         _log.warning("a stream was deleted (%s), making it anew", msg.subject.rpartition(".")[2])
+        self._proven = None
         self._ensure_later()
 
     def _ensure_later(self) -> None:
@@ -147,9 +154,9 @@ class Streams:
             except TimeoutError:
                 attempt += 1
 
-    async def publish_acked(self, messages: Sequence[Outgoing], timeout_s: float) -> int:
+    async def publish_acked(self, messages: Sequence[Outgoing], timeout_s: float, may_send: MaySend) -> int:
         """See `Bus.publish_acked`."""
-        window = await _publish_window(self._connection, messages, 0, timeout_s)
+        window = await self._publish(messages, 0, timeout_s, may_send)
         if window.is_stream_missing:
             done = window.acked_prefix
             try:
@@ -157,13 +164,24 @@ class Streams:
             except Unavailable as error:
                 window.fail(f"the streams cannot be made: {error}")
             else:
-                window = await _publish_window(self._connection, messages, done, timeout_s)
+                window = await self._publish(messages, done, timeout_s, may_send)
         if window.failure is not None:
             raise Unavailable(
                 f"{window.acked_prefix} of {len(messages)} messages are stored: {window.failure}",
                 details={"acked": str(window.acked_prefix)},
             )
         return len(messages)
+
+    async def _publish(
+        self, messages: Sequence[Outgoing], start: int, timeout_s: float, may_send: MaySend
+    ) -> AckWindow:
+        link = self._connection.link
+        is_proven = link is not None and link is self._proven
+        window = await _publish_window(
+            self._connection, messages, start, timeout_s, may_send, is_proven=is_proven
+        )
+        self._proven = link if messages and window.failure is None else None
+        return window
 
 
 async def _ensure_stream(connection: Connection, config: dict[str, Any], timeout_s: float) -> None:
@@ -272,14 +290,26 @@ class AckWindow:
 
 
 async def _publish_window(
-    connection: Connection, messages: Sequence[Outgoing], start: int, timeout_s: float
+    connection: Connection,
+    messages: Sequence[Outgoing],
+    start: int,
+    timeout_s: float,
+    may_send: MaySend,
+    *,
+    is_proven: bool,
 ) -> AckWindow:
+    # A stream that somebody makes while the messages pass would keep the later ones only, and take the earlier ones
+    # behind them when they come again. So the first one goes alone until the stream is known to be there.
+    in_flight_max = _WINDOW if is_proven else 1
     window = AckWindow(len(messages), start)
     with connection.replies.inlet(Inlet(window.receive, window.lost)) as reply:
         for index in range(start, len(messages)):
             subject, data, headers = messages[index]
-            if window.in_flight >= _WINDOW:
-                await window.shrink(_WINDOW // 2, timeout_s)
+            if window.in_flight >= in_flight_max:
+                await window.shrink(in_flight_max // 2, timeout_s)
+                in_flight_max = _WINDOW
+            if not may_send():
+                window.fail("the sender lost its right to send")
             if window.failure is not None:
                 break
             try:

@@ -17,6 +17,7 @@ from holdfast.core import state as s
 from holdfast.engine import answers
 from holdfast.engine.batching import Batcher
 from holdfast.engine.dispatch import Assigned, Credits
+from holdfast.engine.faults import failed_inside, failed_together
 from holdfast.engine.fitting import pushes
 from holdfast.engine.loops import Spawner
 from holdfast.engine.outcomes import Outcomes
@@ -25,7 +26,6 @@ from holdfast.engine.transact import Change, Committed, CommitUnknown, Known, Ou
 from holdfast.exceptions import HoldfastError, Invalid, NotFound, Unavailable
 from holdfast.metrics import Metrics
 from holdfast.store import views
-from holdfast.store.record import TOO_EARLY_S, TOO_LATE_S
 from holdfast.store.session import Conflict, Pool, Retryable, Unwritable
 from holdfast.wire import codec, subjects
 from holdfast.wire import events as e
@@ -107,6 +107,7 @@ class Engine:
 
     async def _try(self, items: list[Item], known: Known | None = None) -> list[Tried]:
         started = time.perf_counter()
+        committed: Committed | None
         try:
             committed = await transact(
                 self.pool,
@@ -121,11 +122,7 @@ class Engine:
                 index, change = items[0]
                 own = Retryable(error.message) if isinstance(error, Conflict) else Invalid(error.message)
                 return [(index, change, own)]
-            # One of them is to blame: alone, it fails alone.
-            singles = []
-            for item in items:
-                singles += await self._try([item])
-            return singles
+            committed = None
         except HoldfastError as error:
             if isinstance(error, CommitUnknown):
                 # What was to travel in an answer is not taken back: the report comes again, and its answer then
@@ -136,20 +133,33 @@ class Engine:
             self.recent.forget()
             self.metrics.store_failures.labels("transact", error.code).inc()
             return [(index, change, error) for index, change in items]
+        except Exception as error:  # noqa: BLE001 - one request's fault is that request's alone
+            # Ending the process would not help: the request would come again, here or to another one.
+            if len(items) == 1:
+                index, change = items[0]
+                self.metrics.failed_inside.labels(type(change.request).__name__).inc()
+                return [(index, change, failed_inside(change, error))]
+            failed_together(len(items), error)
+            committed = None
+        if committed is None:
+            return await self._try_alone(items)
         self.metrics.store_latency.labels("transact").observe(time.perf_counter() - started)
         self.metrics.store_calls.labels("transact").inc()
         self.metrics.batch.observe(len(items))
-        self._remember(committed, known)
+        if committed.version:
+            self.recent.time.checked(
+                committed.told_at, time.monotonic(), None if known is None else known.now
+            )
+            self.recent.keep(committed.states, committed.version)
         self._after_commit(committed)
         return [(index, change, out) for (index, change), out in zip(items, committed.outcomes, strict=True)]
 
-    def _remember(self, committed: Committed, known: Known | None) -> None:
-        if not committed.version:
-            return
-        if known is not None and not TOO_EARLY_S <= committed.told_at - known.now <= TOO_LATE_S:
-            self.recent.time.forget()
-        self.recent.time.heard(committed.told_at, time.monotonic())
-        self.recent.keep([state for state in committed.states if state.is_written], committed.version)
+    async def _try_alone(self, items: list[Item]) -> list[Tried]:
+        """Each in a transaction of its own: the one that is to blame fails alone."""
+        singles = []
+        for item in items:
+            singles += await self._try([item])
+        return singles
 
     # -- after the commit --------------------------------------------------------------
 

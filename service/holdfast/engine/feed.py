@@ -3,12 +3,19 @@
 A message holds one run's events of one transaction; its id is the run and its first event
 number, so a message published twice is dropped by the stream. Order holds per run: rows of
 one run are inserted under its lock, with rising ids, and one relay publishes by id.
+
+What is promised: every message at least once, and the first time a message id appears, it stands in
+its run's order. A relay that was frozen asks its own clock before each message and the
+database before each part of a page, so that it publishes nothing that it read before its time
+was over. What it had given to the socket by then may still arrive. The stream drops that for two
+minutes after the first time; after that it is there once more, and a consumer drops it by its id.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -23,6 +30,8 @@ PAGE = 500
 TTL_S = 10.0
 LINGER_S = 0.02
 PAGE_BYTES = 16 * 1024 * 1024
+PART = 100
+PART_BYTES = 1024 * 1024
 EVENTS_MAX = 50_000
 HEADER_ROOM_BYTES = 16 * 1024
 NAMES_BYTES = 12 * 1024
@@ -33,10 +42,11 @@ LIFECYCLE = frozenset({"WorkflowStarted", *(kind.__name__ for kind in e.CLOSING)
 class Relay:
     """The relay of this process; at most one of all processes works at a time."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._engine = engine
+        self._clock = clock
         self._epoch: int | None = None
-        self._held_until = 0.0
+        self._asked_at = -TTL_S
         self._retry_at = 0.0
 
     async def step(self) -> int:
@@ -52,8 +62,8 @@ class Relay:
         if not owed:
             return told
         messages, settled = await self._messages(owed)
-        if messages:
-            await engine.bus.publish_acked(messages)
+        if not await self._publish(messages):
+            return told
         await outbox.delete_owed(engine.pool, settled, ROLE, engine.name, self._epoch or 0)
         engine.metrics.events_published.inc(len(messages))
         return told + len(settled)
@@ -67,7 +77,8 @@ class Relay:
         if messages:
             # Whatever goes wrong now is owed still.
             engine.is_journal_owed = True
-            await engine.bus.publish_acked(messages)
+            if not await self._publish(messages):
+                return 0
         if owed:
             await journal_feed.delete_journal(
                 engine.pool, [row.id for row in owed], ROLE, engine.name, self._epoch or 0
@@ -82,16 +93,29 @@ class Relay:
 
     async def _lead(self) -> bool:
         """Whether this process is the relay. Trusted for half the time it was granted for, from before it asked."""
-        asked_at = time.monotonic()
-        if asked_at < self._held_until:
+        now = self._clock()
+        if now < self._asked_at + TTL_S / 2:
             return True
-        if asked_at < self._retry_at:
+        if now < self._retry_at:
             return False
         self._epoch = await outbox.take_role(self._engine.pool, ROLE, self._engine.name, TTL_S)
         if self._epoch is None:
-            self._retry_at = asked_at + 1.0
+            self._retry_at = now + 1.0
             return False
-        self._held_until = asked_at + TTL_S / 2
+        self._asked_at = now
+        return True
+
+    def _may_send(self) -> bool:
+        """Whether nobody else can be the relay yet, by this process's own clock."""
+        return self._clock() < self._asked_at + TTL_S
+
+    async def _publish(self, messages: list[Message]) -> bool:
+        """Publish what was read; False, with the rest unpublished, once another process may have been the relay since."""
+        epoch = self._epoch
+        for part in _parts(messages):
+            if not await self._lead() or self._epoch != epoch:
+                return False
+            await self._engine.bus.publish_acked(part, may_send=self._may_send)
         return True
 
     async def _messages(self, owed: list[outbox.Owed]) -> tuple[list[Message], list[int]]:
@@ -128,6 +152,20 @@ class Relay:
                     messages.append(message)
             settled.append(row.id)
         return messages, settled
+
+
+def _parts(messages: list[Message]) -> Iterator[list[Message]]:
+    """The messages in parts that are sent well within the time for which the role is held."""
+    part: list[Message] = []
+    part_bytes = 0
+    for message in messages:
+        part.append(message)
+        part_bytes += len(message[1])
+        if len(part) == PART or part_bytes >= PART_BYTES:
+            yield part
+            part, part_bytes = [], 0
+    if part:
+        yield part
 
 
 def _entry_message(row: journal_feed.OwedEntry) -> Message:

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from holdfast.core import state as s
 from holdfast.core.requests import Request
+from holdfast.store.record import TOO_EARLY_S, TOO_LATE_S
 from holdfast.wire import messages as m
 
 RUNS_MAX = 10_000
@@ -46,6 +47,12 @@ class DatabaseTime:
         self._lead = max(self._lead, database_now - own_now)
         self._heard_at = own_now
 
+    def checked(self, database_now: float, own_now: float, believed: float | None) -> None:
+        """As `heard`, of an answer to a request for which the database's time was *believed* to be that, if it was."""
+        if believed is not None and not TOO_EARLY_S <= database_now - believed <= TOO_LATE_S:
+            self.forget()
+        self.heard(database_now, own_now)
+
     def at(self, own_now: float) -> float | None:
         """The database's time at *own_now*, in epoch seconds; None if nothing was heard of it lately."""
         if own_now - self._heard_at > WINDOW_S:
@@ -69,10 +76,10 @@ class Recent:
         return self._states.pop(run_id, None)
 
     def keep(self, states: Iterable[s.RunState], version: int) -> None:
-        """These states were written with *version*."""
+        """What was written of these states was written with *version*."""
         for state in states:
             rows = len(state.tasks) + len(state.activities) + len(state.timers)
-            if state.run.is_open and rows <= ROWS_MAX:
+            if state.is_written and state.run.is_open and rows <= ROWS_MAX:
                 self._states[state.run.run_id] = state.as_known(version)
         while len(self._states) > RUNS_MAX:
             self._states.popitem(last=False)

@@ -19,7 +19,7 @@ from holdfast.engine.loops import TRANSIENT
 from holdfast.engine.slot_starts import Overtaken
 from holdfast.engine.transact import Change, Outcome
 from holdfast.engine.verbs import request_hash
-from holdfast.exceptions import AlreadyExists, HoldfastError, Invalid, Refused, Unavailable
+from holdfast.exceptions import AlreadyExists, HoldfastError, Internal, Invalid, Refused, Unavailable
 from holdfast.store import slot_rows
 from holdfast.store.contract.opening import Writing
 from holdfast.store.journal import Address
@@ -151,6 +151,9 @@ async def _start(engine: Engine, slots: Sequence[QueuedSlot]) -> _Starts:
                 starts.refused.append(_skipped(slot, problem.message))
             case Unavailable() | Conflict():
                 starts.failures.append(problem)
+            case Internal():
+                # Told in the log; the slot stays queued, and the others must not suffer.
+                pass
             case _:
                 raise problem
     return starts

@@ -23,6 +23,7 @@ from holdfast.sdk.executions import (
     description_of,
     event_of,
 )
+from holdfast.sdk.sealing import unsealed
 from holdfast.wire import events as e
 from holdfast.wire import messages as m
 
@@ -123,6 +124,7 @@ class WorkflowHandle(Generic[W, R]):
         found = await self._caller.call(
             "describe", m.Describe(workflow_id=self._id, run_id=self._run_id), rpc_timeout
         )
+        found = await unsealed(self._caller.converter, found)
         return description_of(found, self._caller.namespace, self._caller.converter)
 
     async def signal(
@@ -199,6 +201,8 @@ class WorkflowHandle(Generic[W, R]):
 
     async def _outcome(self, event: e.AnyEvent) -> Any:
         converter = self._caller.converter
+        if not isinstance(event, e.WorkflowCompleted):
+            event = await unsealed(converter, event)
         match event:
             case e.WorkflowCompleted():
                 return converter.decode_value(await converter.unseal_value(event.result), self._result_type)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from holdfast.bus import Msg, Subscription
 from holdfast.exceptions import HoldfastError, Unavailable
+from holdfast.sdk.sealing import unsealed
 from holdfast.sdk.worker_leases import Leases
 from holdfast.sdk.worker_settings import Crew, WorkerSettings, log
 from holdfast.wire import codec, subjects
@@ -129,9 +130,16 @@ class Intake:
         for lease in push.cancelled:
             self._cancel(lease)
         if push.workflow_tasks or push.activity_tasks:
-            self._accept(push.workflow_tasks, push.activity_tasks)
+            if self._settings.converter.payload_codec is None:
+                self._accept(push.workflow_tasks, push.activity_tasks)
+            else:
+                self._crew.spawn(self._unseal(push))
         if push.is_look:
             self._look_for_all()
+
+    async def _unseal(self, push: m.Push) -> None:
+        opened: m.Push = await unsealed(self._settings.converter, push)
+        self._accept(opened.workflow_tasks, opened.activity_tasks)
 
     async def _claim_all(self) -> None:
         attempt = 0

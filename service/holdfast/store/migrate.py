@@ -11,8 +11,10 @@ import re
 from pathlib import Path
 
 import asyncpg
+import msgspec
 
 from holdfast.exceptions import Invalid, Refused, Unavailable
+from holdfast.store.session import Pool, Query
 
 _LOCK = "SELECT pg_advisory_xact_lock(hashtext('holdfast migrate'))"
 _PREPARE = "CREATE SCHEMA IF NOT EXISTS holdfast"
@@ -28,6 +30,23 @@ _APPLIED = "SELECT version, digest FROM holdfast.migration ORDER BY version"
 _EXISTS = "SELECT to_regclass('holdfast.migration') IS NOT NULL"
 _KEEP = "INSERT INTO holdfast.migration (version, name, digest) VALUES ($1, $2, $3)"
 _NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
+
+
+class Applied(msgspec.Struct, kw_only=True):
+    """A migration that the database has."""
+
+    version: int
+    digest: str
+
+
+READ_APPLIED = Query(
+    """
+    SELECT m.version, m.digest
+    FROM migration AS m
+    ORDER BY m.version
+    """,
+    Applied,
+)
 
 OLDEST_SERVER = 150000
 
@@ -96,6 +115,13 @@ async def pending(url: str) -> list[str]:
         raise Unavailable(f"lost Postgres ({error}): ask again") from error
     finally:
         await _hang_up(connection)
+
+
+async def pending_on(pool: Pool) -> list[str]:
+    """As `pending`, with one statement on a connection that is there already; `Unavailable` if nothing was ever applied."""
+    return [
+        path.name for path in _pending({row.version: row.digest for row in await pool.rows(READ_APPLIED)})
+    ]
 
 
 def _pending(applied: dict[int, str]) -> list[Path]:
