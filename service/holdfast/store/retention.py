@@ -1,0 +1,114 @@
+"""What the archiver looks at: whose closed runs are kept no longer, what is owed of them, and where archived ones lie."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from holdfast.store.session import Pool, Query
+
+
+class Term(msgspec.Struct, kw_only=True):
+    """How long a namespace keeps closed runs. `past_s`: by how much its oldest is past that; negative while none is."""
+
+    namespace: str
+    retention_s: float
+    now: float
+    past_s: float
+
+
+class OwedRun(msgspec.Struct, kw_only=True):
+    """A run of which the change feed still owes something."""
+
+    run_id: str
+
+
+class Pointer(msgspec.Struct, kw_only=True):
+    """Where a run was archived."""
+
+    archive_uri: str
+
+
+# From the oldest run of one namespace to that of the next: as many probes as there are namespaces with closed runs.
+# Those of a namespace that was deleted are kept as long as the service says.
+TERMS = Query(
+    """
+    WITH RECURSIVE oldest AS (
+        (
+            SELECT r.namespace, r.closed_at
+            FROM run AS r
+            WHERE r.closed_at IS NOT NULL AND r.archived_at IS NULL
+            ORDER BY r.namespace, r.closed_at
+            LIMIT 1
+        )
+        UNION ALL
+        SELECT n.namespace, n.closed_at
+        FROM oldest AS o
+        CROSS JOIN LATERAL (
+            SELECT r.namespace, r.closed_at
+            FROM run AS r
+            WHERE r.closed_at IS NOT NULL AND r.archived_at IS NULL AND r.namespace > o.namespace
+            ORDER BY r.namespace, r.closed_at
+            LIMIT 1
+        ) AS n
+    )
+    SELECT t.namespace, t.retention_s, t.now, t.now - t.closed_at - t.retention_s AS past_s
+    FROM (
+        SELECT
+            o.namespace,
+            coalesce(n.retention_s, $1::float8) AS retention_s,
+            extract(epoch FROM clock_timestamp())::float8 AS now,
+            extract(epoch FROM o.closed_at)::float8 AS closed_at
+        FROM oldest AS o
+        LEFT JOIN LATERAL (
+            SELECT namespace.retention_s
+            FROM namespace
+            WHERE namespace.name = o.namespace
+            OFFSET 0
+        ) AS n ON true
+    ) AS t
+    ORDER BY past_s DESC
+    """,
+    Term,
+)
+
+
+async def terms(pool: Pool, retention_s: float) -> list[Term]:
+    """Every namespace that has closed runs in Postgres, the one that is furthest past its term first.
+
+    *retention_s* is for those that have no term of their own.
+    """
+    return await pool.rows(TERMS, retention_s)
+
+
+# No index by run: the outbox is short, and each of its rows is written on the hot path. It is read once a batch.
+OWED = Query(
+    """
+    SELECT o.run_id::text AS run_id
+    FROM outbox AS o
+    WHERE o.run_id = ANY($1::uuid[])
+    """,
+    OwedRun,
+)
+
+
+async def owed_runs(pool: Pool, run_ids: Sequence[str]) -> set[str]:
+    """Those of these runs whose events were not all published: once it is closed, a run does not join them again."""
+    return {row.run_id for row in await pool.rows(OWED, list(run_ids))}
+
+
+POINTER = Query(
+    """
+    SELECT c.archive_uri
+    FROM record AS c
+    WHERE c.run_id = $1::uuid AND c.archive_uri IS NOT NULL
+    """,
+    Pointer,
+)
+
+
+async def pointer(pool: Pool, run_id: str) -> str | None:
+    """Where the run was archived, or None if it was not."""
+    rows = await pool.rows(POINTER, run_id)
+    return rows[0].archive_uri if rows else None
