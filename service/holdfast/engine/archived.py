@@ -11,17 +11,19 @@ from holdfast.wire import bundle
 from holdfast.wire.bundle import StoredEvent
 
 KEPT_BYTES_MAX = 32 * 1024 * 1024
+READERS_MAX = 2
+READ_S = 30.0
 
 
 class ArchivedHistories:
     """The archive as a service process reads it; *archive* is None where none is configured.
 
-    One bundle is opened at a time: a large one takes as much memory as its content.
+    Few bundles are opened at a time: a large one takes as much memory as its content.
     """
 
     def __init__(self, archive: Archive | None) -> None:
         self._archive = archive
-        self._opening = asyncio.Semaphore(1)
+        self._readers = asyncio.Semaphore(READERS_MAX)
         self._kept: OrderedDict[str, list[StoredEvent]] = OrderedDict()
         self._kept_bytes = 0
 
@@ -36,13 +38,19 @@ class ArchivedHistories:
                 f"the history of run {run_id} is in the archive, at {uri!r}, and this service has none: set "
                 "HOLDFAST_ARCHIVE_URL to the archive that it was written to"
             )
-        async with self._opening:
-            if uri in self._kept:
-                self._kept.move_to_end(uri)
-                return self._kept[uri]
-            found = await self._read(self._archive, uri, run_id)
-            self._keep(uri, found)
-            return found
+        try:
+            async with asyncio.timeout(READ_S), self._readers:
+                if uri not in self._kept:
+                    found = await self._read(self._archive, uri, run_id)
+                    self._keep(uri, found)
+                    return found
+        except TimeoutError:
+            raise Unavailable(
+                f"the history of run {run_id} was archived to {uri!r}, which was not read within {READ_S:g} s: see that "
+                "the archive can be reached"
+            ) from None
+        self._kept.move_to_end(uri)
+        return self._kept[uri]
 
     async def _read(self, archive: Archive, uri: str, run_id: str) -> list[StoredEvent]:
         try:
@@ -70,7 +78,7 @@ class ArchivedHistories:
 
     def _keep(self, uri: str, events: list[StoredEvent]) -> None:
         size = _size(events)
-        if size > KEPT_BYTES_MAX:
+        if size > KEPT_BYTES_MAX or uri in self._kept:
             return
         self._kept[uri] = events
         self._kept_bytes += size

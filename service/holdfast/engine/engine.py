@@ -59,6 +59,7 @@ class Engine:
         self.lease_s = lease_s
         self.credits = Credits()
         self.outcomes = Outcomes(pool)
+        self.archive = archive
         self.histories = ArchivedHistories(archive)
         self.spawner = Spawner()
         self.changes: Batcher[Change, Outcome] = Batcher(self._carry_out, size=BATCH_MAX)

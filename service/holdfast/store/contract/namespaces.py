@@ -102,11 +102,18 @@ async def set_retention(store: Opened, name: str, retention_s: float | None) -> 
     methods, whose records and arguments are given. Raises `Invalid` for what is no length of time, `NotFound`.
     """
     if retention_s is not None and (math.isnan(retention_s) or retention_s < 0):
-        raise Invalid(f"retention_s is {retention_s}: expected seconds, 0 or more, or None for the service's setting")
+        raise Invalid(
+            f"retention_s is {retention_s}: expected seconds, 0 or more, or None for the service's setting"
+        )
     async with store.writing() as writing:
         if not _NAME.fullmatch(name) or await writing.one(SET_RETENTION, name, retention_s) is None:
             raise NotFound(f"no namespace {name[:80]!r}: create it first")
         shown = None if retention_s is None or math.isinf(retention_s) else retention_s
         writing.tell(
-            name, "NamespaceRetentionSet", "namespace", name, retention_s=shown, is_for_ever=retention_s == math.inf
+            name,
+            "NamespaceRetentionSet",
+            "namespace",
+            name,
+            retention_s=shown,
+            is_for_ever=retention_s == math.inf,
         )

@@ -1,0 +1,178 @@
+"""The archiver: closed runs that are past their namespace's retention go to the archive, and then out of Postgres.
+
+Each run is read, packed, put, read back and compared, and purged if it is still what was read. A process that ends
+between any two of these loses nothing: what it put is found there by the next one, because a bundle's place follows
+from its content. One process at a time does this, by a row with an epoch, but nothing depends on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+
+from holdfast.archive import Archive
+from holdfast.engine.engine import Engine
+from holdfast.exceptions import HoldfastError, Invalid, NotFound, Refused, Unavailable
+from holdfast.store import outbox, retention
+from holdfast.store.contract import archiving
+from holdfast.store.contract.opening import Opened
+from holdfast.store.retention import Term
+from holdfast.wire import bundle
+from holdfast.wire.bundle import Bundle
+
+log = logging.getLogger("holdfast.archiver")
+
+ROLE = "archive"
+TTL_S = 60.0
+RETRY_S = 15.0
+BATCH = 20
+LOOK_S = 60.0
+LOOK_LEAST_S = 2.0
+BACKOFF_S = 1.0
+HELD_S = 3_600.0
+HELD_MAX = 500
+
+
+class Away(Exception):
+    """The archive takes nothing now; the error says why."""
+
+    def __init__(self, error: HoldfastError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+class Archiver:
+    """The archiver of this process. *retention_s* is for namespaces without a term of their own."""
+
+    def __init__(self, engine: Engine, archive: Archive, *, retention_s: float) -> None:
+        self._engine = engine
+        self._archive = archive
+        self._retention_s = retention_s
+        self._store = Opened(engine.pool)
+        self._held_until = 0.0
+        self._retry_at = 0.0
+        self._look_at = 0.0
+        self._failures = 0
+        # Runs that cannot be archived as they are, by when they are tried again.
+        self._put_off: dict[str, float] = {}
+
+    async def step(self) -> int:
+        """Archive a batch of each namespace that is due. Returns how many runs.
+
+        Raises what the database raises. An archive that takes nothing is told once, and asked again later.
+        """
+        if time.monotonic() < self._look_at:
+            return 0
+        found = await retention.terms(self._engine.pool, self._retention_s)
+        self._engine.metrics.archive_lag.set(max([0.0, *(term.past_s for term in found)]))
+        due = [term for term in found if term.past_s > 0]
+        if due and not await self._lead():
+            self._look_at = time.monotonic() + RETRY_S
+            return 0
+        try:
+            archived = sum([await self._archive_some(term) for term in due])
+        except Away as away:
+            self._back_off(away.error)
+            return 0
+        if not archived:
+            self._look_at = time.monotonic() + _next_look_s(found, self._retention_s)
+        return archived
+
+    def idle_s(self) -> float:
+        """How long to wait after a pass that found nothing."""
+        return max(self._look_at - time.monotonic(), 0.001)
+
+    async def _archive_some(self, term: Term) -> int:
+        """Archive a batch of the namespace's runs, parents first. Whoever cannot go holds back its children."""
+        now = time.monotonic()
+        self._put_off = {run_id: until for run_id, until in self._put_off.items() if until > now}
+        cutoff = term.now - term.retention_s
+        runs = await archiving.list_archivable_workflows(
+            self._store, cutoff, BATCH + len(self._put_off), namespace=term.namespace
+        )
+        # The relay reads what it publishes from the rows that a purge would delete.
+        staying = await retention.owed_runs(self._engine.pool, [run.run_id or "" for run in runs])
+        staying |= self._put_off.keys()
+        parents_staying: set[str | None] = set()
+        archived = 0
+        for run in runs:
+            run_id = run.run_id or ""
+            stays = run_id in staying or run.parent_id in parents_staying
+            if not stays and not await self._lead():
+                break
+            if not stays and await self._archive_run(run.namespace, run.id, run_id, term.now):
+                archived += 1
+            else:
+                parents_staying.add(run.id)
+        if archived:
+            self._engine.owe_journal()
+        return archived
+
+    async def _archive_run(self, namespace: str, workflow_id: str, run_id: str, now: float) -> bool:
+        """Whether the run was archived. One that was changed or archived meanwhile is for the next pass to look at."""
+        try:
+            read = await archiving.read_for_archive(self._store, namespace, workflow_id, run_id)
+            uri = await self._stored(run_id, read)
+            if uri is None:
+                return False
+            await archiving.mark_archived_and_purge(
+                self._store, workflow_id, uri, now, namespace=namespace, run_id=run_id, as_read=read
+            )
+        except (NotFound, Refused) as error:
+            log.debug("archive: run %s stays for now: %s", run_id, error)
+            return False
+        self._engine.metrics.archived.labels(namespace).inc()
+        return True
+
+    async def _stored(self, run_id: str, read: Bundle) -> str | None:
+        """Where the bundle lies, whole, as was seen by reading it back; None if this run cannot be stored as it is.
+
+        Raises `Away`.
+        """
+        try:
+            data, digest = await asyncio.to_thread(bundle.pack, read)
+            uri = await self._archive.put(read.record.namespace, read.record.id, run_id, data)
+            await self._archive.verify(uri, digest)
+        except (Invalid, Refused, NotFound) as error:
+            self._engine.metrics.archive_failures.labels(error.code).inc()
+            if len(self._put_off) >= HELD_MAX:
+                raise Away(error) from error
+            self._put_off[run_id] = time.monotonic() + HELD_S
+            log.warning("archive: run %s stays in Postgres: %s", run_id, error)
+            return None
+        except Unavailable as error:
+            self._engine.metrics.archive_failures.labels(error.code).inc()
+            raise Away(error) from error
+        if self._failures:
+            log.info("archive: works again after %d failures", self._failures)
+            self._failures = 0
+        return uri
+
+    def _back_off(self, error: HoldfastError) -> None:
+        if not self._failures:
+            log.warning("archive: %s. Closed runs stay in Postgres until then", error)
+        self._look_at = time.monotonic() + min(BACKOFF_S * 2.0**self._failures, LOOK_S)
+        self._failures += 1
+
+    async def _lead(self) -> bool:
+        """Whether this process is the archiver. Trusted for half the time it was granted for, from before it asked."""
+        asked_at = time.monotonic()
+        if asked_at < self._held_until:
+            return True
+        if asked_at < self._retry_at:
+            return False
+        epoch = await outbox.take_role(self._engine.pool, ROLE, self._engine.name, TTL_S)
+        if epoch is None:
+            self._retry_at = asked_at + RETRY_S
+            return False
+        self._held_until = asked_at + TTL_S / 2
+        return True
+
+
+def _next_look_s(found: Sequence[Term], retention_s: float) -> float:
+    """When to look again: as soon as a run is due, but neither often nor, for those that close meanwhile, seldom."""
+    least_s = max(min([retention_s, *(term.retention_s for term in found)]) / 10, LOOK_LEAST_S)
+    due_s = min((-term.past_s for term in found if term.past_s <= 0), default=LOOK_S)
+    return min(max(due_s, LOOK_LEAST_S), least_s, LOOK_S)
