@@ -12,6 +12,8 @@ import logging
 import time
 from collections.abc import Sequence
 
+import msgspec
+
 from holdfast.archive import Archive
 from holdfast.engine.engine import Engine
 from holdfast.exceptions import HoldfastError, Invalid, NotFound, Refused, Unavailable
@@ -21,18 +23,20 @@ from holdfast.store.contract.opening import Opened
 from holdfast.store.retention import Term
 from holdfast.wire import bundle
 from holdfast.wire.bundle import Bundle
+from holdfast.wire.records import WorkflowRecord
 
 log = logging.getLogger("holdfast.archiver")
 
 ROLE = "archive"
-TTL_S = 60.0
-RETRY_S = 15.0
-BATCH = 20
+TTL_S = 30.0
+RETRY_S = 5.0
+BATCH = 40
+AT_ONCE = 4
 LOOK_S = 60.0
 LOOK_LEAST_S = 2.0
 BACKOFF_S = 1.0
-HELD_S = 3_600.0
-HELD_MAX = 500
+PUT_OFF_S = 3_600.0
+PUT_OFF_MAX = 500
 
 
 class Away(Exception):
@@ -41,6 +45,13 @@ class Away(Exception):
     def __init__(self, error: HoldfastError) -> None:
         super().__init__(error.message)
         self.error = error
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """A run as it was read, and where that lies."""
+
+    read: Bundle
+    uri: str
 
 
 class Archiver:
@@ -96,59 +107,79 @@ class Archiver:
         staying = await retention.owed_runs(self._engine.pool, [run.run_id or "" for run in runs])
         staying |= self._put_off.keys()
         parents_staying: set[str | None] = set()
-        archived = 0
+        going: list[WorkflowRecord] = []
         for run in runs:
-            run_id = run.run_id or ""
-            stays = run_id in staying or run.parent_id in parents_staying
-            if not stays and not await self._lead():
-                break
-            if not stays and await self._archive_run(run.namespace, run.id, run_id, term.now):
-                archived += 1
-            else:
+            if run.run_id in staying or run.parent_id in parents_staying:
                 parents_staying.add(run.id)
-        if archived:
-            self._engine.owe_journal()
+            else:
+                going.append(run)
+        archived = 0
+        for first in range(0, len(going), AT_ONCE):
+            if not await self._lead():
+                break
+            some = going[first : first + AT_ONCE]
+            found = await asyncio.gather(*map(self._stored, some), return_exceptions=True)
+            for run, stored in zip(some, found, strict=True):
+                if isinstance(stored, BaseException):
+                    raise stored
+                if run.parent_id not in parents_staying and await self._purged(run, stored, term.now):
+                    archived += 1
+                else:
+                    parents_staying.add(run.id)
         return archived
 
-    async def _archive_run(self, namespace: str, workflow_id: str, run_id: str, now: float) -> bool:
-        """Whether the run was archived. One that was changed or archived meanwhile is for the next pass to look at."""
-        try:
-            read = await archiving.read_for_archive(self._store, namespace, workflow_id, run_id)
-            uri = await self._stored(run_id, read)
-            if uri is None:
-                return False
-            await archiving.mark_archived_and_purge(
-                self._store, workflow_id, uri, now, namespace=namespace, run_id=run_id, as_read=read
-            )
-        except (NotFound, Refused) as error:
-            log.debug("archive: run %s stays for now: %s", run_id, error)
-            return False
-        self._engine.metrics.archived.labels(namespace).inc()
-        return True
+    async def _stored(self, run: WorkflowRecord) -> Stored | None:
+        """The run as it was read, and where it lies, whole, as was seen by reading it back.
 
-    async def _stored(self, run_id: str, read: Bundle) -> str | None:
-        """Where the bundle lies, whole, as was seen by reading it back; None if this run cannot be stored as it is.
-
-        Raises `Away`.
+        None if it was archived or restored meanwhile, and if it cannot be stored as it is. Raises `Away`.
         """
+        run_id = run.run_id or ""
+        try:
+            read = await archiving.read_for_archive(self._store, run.namespace, run.id, run_id)
+        except (NotFound, Refused):
+            return None
         try:
             data, digest = await asyncio.to_thread(bundle.pack, read)
-            uri = await self._archive.put(read.record.namespace, read.record.id, run_id, data)
+            uri = await self._archive.put(run.namespace, run.id, run_id, data)
             await self._archive.verify(uri, digest)
         except (Invalid, Refused, NotFound) as error:
             self._engine.metrics.archive_failures.labels(error.code).inc()
-            if len(self._put_off) >= HELD_MAX:
+            if len(self._put_off) >= PUT_OFF_MAX:
                 raise Away(error) from error
-            self._put_off[run_id] = time.monotonic() + HELD_S
+            self._put_off[run_id] = time.monotonic() + PUT_OFF_S
             log.warning("archive: run %s stays in Postgres: %s", run_id, error)
             return None
         except Unavailable as error:
             self._engine.metrics.archive_failures.labels(error.code).inc()
             raise Away(error) from error
+        self._works()
+        return Stored(read, uri)
+
+    async def _purged(self, run: WorkflowRecord, stored: Stored | None, now: float) -> bool:
+        """Whether the run's rows went. Not those of a run that got more of them meanwhile: it is for the next pass."""
+        if stored is None:
+            return False
+        try:
+            await archiving.mark_archived_and_purge(
+                self._store,
+                run.id,
+                stored.uri,
+                now,
+                namespace=run.namespace,
+                run_id=run.run_id,
+                as_read=stored.read,
+            )
+        except Refused as error:
+            log.debug("archive: run %s stays for now: %s", run.run_id, error)
+            return False
+        self._engine.metrics.archived.labels(run.namespace).inc()
+        self._engine.owe_journal()
+        return True
+
+    def _works(self) -> None:
         if self._failures:
             log.info("archive: works again after %d failures", self._failures)
             self._failures = 0
-        return uri
 
     def _back_off(self, error: HoldfastError) -> None:
         if not self._failures:
