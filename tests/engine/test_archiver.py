@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from holdfast.app import running
+from holdfast.config import Config
 from holdfast.engine.archiver import ROLE, Archiver
+from holdfast.exceptions import Invalid, NotFound
 from holdfast.store import outbox
 from holdfast.store.contract import namespaces
-from holdfast.wire import bundle
+from holdfast.wire import bundle, codec
 from holdfast.wire import messages as m
-from holdfast.wire.records import WorkflowEvent
+from holdfast.wire.records import JournalEntry, WorkflowEvent
 from tests.contract.given import workflow
 from tests.engine.archiving import Archiving, Watched, stop
 from tests.engine.parts import Parts
@@ -145,12 +148,16 @@ async def test_an_archiver_that_was_overtaken_changes_nothing(here: Archiving) -
 
 
 async def test_two_archivers_at_once_archive_each_run_once(here: Archiving) -> None:
+    """Neither keeps the role for longer than it takes to store a run."""
     names = [f"order-{number}" for number in range(6)]
     for name in names:
         await here.closed(name)
 
+    one_at_a_time = asyncio.Lock()
+
     async def deposed() -> None:
-        await here.parts.look("UPDATE leader SET until = now() - interval '1 s'")
+        async with one_at_a_time:
+            await here.parts.look("UPDATE leader SET until = now() - interval '1 s'")
 
     racing = Watched(here.archive, after_verify=deposed)
     await asyncio.gather(
@@ -278,6 +285,29 @@ async def test_parents_go_first_and_a_parent_that_stays_keeps_its_children(here:
     damaged[0].unlink()
     assert await calm(here, here.archiver()) == 3
     assert await here.archived() == ["other", "a", "b", "c"]
+
+
+async def test_a_namespaces_term_is_a_length_of_time_and_told_on_the_bus(here: Archiving) -> None:
+    name = here.parts.namespace
+    for wrong in (-1.0, math.nan):
+        with pytest.raises(Invalid, match="expected seconds, 0 or more"):
+            await namespaces.set_retention(here.store, name, wrong)
+    for unknown in ("nowhere", "no name\x00"):
+        with pytest.raises(NotFound, match="create it first"):
+            await namespaces.set_retention(here.store, unknown, 1.0)
+
+    await namespaces.set_retention(here.store, name, 60.0)
+
+    (entry,) = await here.parts.look("SELECT entry FROM journal")
+    told = codec.decode(entry, JournalEntry)
+    assert (told.fact, told.key, told.fields["retention_s"]) == ("NamespaceRetentionSet", name, 60.0)
+
+
+async def test_an_archive_that_cannot_be_is_told_at_the_start_with_its_setting() -> None:
+    for url in ("/proc/nothing/can/be/made/here", "s3://b/%"):
+        with pytest.raises(Invalid, match="HOLDFAST_ARCHIVE_URL cannot be used: archive"):
+            async with running(Config(archive_url=url)):
+                pass
 
 
 async def test_where_nothing_is_due_it_asks_once_and_then_waits(here: Archiving) -> None:
