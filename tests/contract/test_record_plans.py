@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from holdfast.store import retention
 from holdfast.store.contract import archiving, events, snapshots, workflow_views, workflows
 from holdfast.store.session import Query, Statement
 from tests.contract.test_claim_plans import steps
@@ -49,6 +50,9 @@ READS: dict[str, tuple[Query[Any] | Statement, tuple[Any, ...], int]] = {
     "search": (workflow_views.SEARCH_RUNS, ("main", None, None, '{"n": 15000}', None, 10, 0), 1),
     "children": (workflow_views.LIST_CHILDREN, ("main", "w8"), 1),
     "archivable": (archiving.LIST_ARCHIVABLE, ("2200-01-01", 10, None), 10),
+    "archivable in one namespace": (archiving.LIST_ARCHIVABLE, ("2200-01-01", 10, "main"), 10),
+    "retention": (retention.TERMS, (1,), 1),
+    "pointer": (retention.POINTER, (RUN,), 0),
     "before a new run": (workflows.BEFORE_NEW, ("main", "w77"), 1),
     "newer run": (workflows.NEWER_RUN, ("main", "w77", RUN.replace("4000", "0001")), 1),
     "outcome": (workflows.LOCK_OUTCOME, (RUN,), 1),

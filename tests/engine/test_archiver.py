@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import math
-from pathlib import Path
 
 import pytest
 
@@ -20,7 +19,7 @@ from holdfast.wire import bundle, codec
 from holdfast.wire import messages as m
 from holdfast.wire.records import JournalEntry, WorkflowEvent
 from tests.contract.given import workflow
-from tests.engine.archiving import Archiving, Watched, stop
+from tests.engine.archiving import Archiving, Damage, Watched, stop
 from tests.engine.parts import Parts
 
 
@@ -125,8 +124,11 @@ async def test_one_process_archives_at_a_time(here: Archiving) -> None:
     first, second = here.archiver(), here.archiver(engine=here.other_engine())
     role = await outbox.take_role(here.parts.engine.pool, ROLE, "engine-2", 60.0)
     assert role is not None
+    counts = here.parts.engine.pool.counts
+    before = counts.statements
 
     assert await first.step() == 0
+    assert counts.statements - before == 2, "it looks, and asks for the role"
     assert await second.step() == 1
 
 
@@ -182,9 +184,13 @@ async def test_each_namespace_keeps_its_runs_as_long_as_it_says(here: Archiving)
     await here.parts.look("UPDATE run SET closed_at = closed_at - interval '2 h'")
     assert await calm(here, Archiver(here.parts.engine, here.archive, retention_s=3600.0)) == 1
     assert await here.archived() == ["none", "default"]
+    young = await here.closed(
+        "young", Parts(here.parts.engine, f"{here.parts.namespace}-day", here.parts.look)
+    )
     await here.parts.look("UPDATE run SET closed_at = closed_at - interval '23 h'")
     assert await calm(here, Archiver(here.parts.engine, here.archive, retention_s=3600.0)) == 1
-    assert await here.archived() == ["none", "default", "day"]
+    assert await here.archived() == ["day"], "the others were told before"
+    assert await here.owned(young) > 0
 
 
 async def test_runs_of_a_namespace_that_is_gone_are_archived_too(here: Archiving) -> None:
@@ -226,16 +232,11 @@ async def test_while_the_archive_is_away_nothing_is_purged(
 async def test_what_cannot_be_read_back_is_not_purged_and_holds_nobody_up(
     here: Archiving, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The first file is damaged as soon as it is written."""
+    """Its file is damaged as soon as it is written."""
     bad, good = await here.closed("bad"), await here.closed("good")
     owned = await here.owned(bad)
 
-    async def damage() -> None:
-        files = here.bundles()
-        if len(files) == 1:
-            files[0].write_bytes(files[0].read_bytes()[:-1] + b"\x00")
-
-    archiver = here.archiver(Watched(here.archive, after_put=damage))
+    archiver = here.archiver(Watched(here.archive, after_put=Damage(here, "bad")))
     assert await calm(here, archiver) == 1
 
     assert await here.archived() == ["good"]
@@ -272,17 +273,11 @@ async def test_parents_go_first_and_a_parent_that_stays_keeps_its_children(here:
     for id, parent in (("c", "b"), ("b", "a"), ("a", None), ("other", None)):
         await contract_run(here, id, parent)
 
-    damaged: list[Path] = []
-
-    async def damage() -> None:
-        for file in here.bundles():
-            if not damaged and bundle.unpack(file.read_bytes()).record.id == "a":
-                file.write_bytes(b"HFBUNDLE")
-                damaged.append(file)
-
+    damage = Damage(here, "a")
     assert await calm(here, here.archiver(Watched(here.archive, after_put=damage))) == 1
     assert await here.archived() == ["other"]
-    damaged[0].unlink()
+    assert damage.file is not None
+    damage.file.unlink()
     assert await calm(here, here.archiver()) == 3
     assert await here.archived() == ["other", "a", "b", "c"]
 
