@@ -8,3 +8,6 @@ ALTER TABLE record ADD COLUMN closing bytea;
 
 CREATE INDEX run_retained ON run (namespace, closed_at) WHERE closed_at IS NOT NULL AND archived_at IS NULL;
 DROP INDEX run_archivable;
+
+CREATE INDEX record_archived ON record (namespace, archived_at DESC, run_id)
+WHERE archived_at IS NOT NULL AND archive_uri IS NOT NULL;

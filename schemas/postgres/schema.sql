@@ -180,6 +180,7 @@ CREATE TABLE record (
 CREATE INDEX record_ready ON record (namespace, task_queue, ready_at, workflow_id) WHERE ready_at IS NOT NULL AND dispatch_worker IS NULL;
 CREATE INDEX record_leased ON record (dispatch_heartbeat) WHERE dispatch_worker IS NOT NULL;
 CREATE INDEX record_child ON record (namespace, parent_id, created_at) WHERE parent_id IS NOT NULL;
+CREATE INDEX record_archived ON record (namespace, archived_at DESC, run_id) WHERE archived_at IS NOT NULL AND archive_uri IS NOT NULL;
 CREATE INDEX record_search ON record USING gin (search jsonb_path_ops) WHERE search IS NOT NULL;
 
 CREATE TABLE record_event (

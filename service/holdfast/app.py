@@ -190,7 +190,14 @@ def _engine_loops(parts: Parts, config: Config, roles: frozenset[str]) -> list[C
     relay = Relay(engine)
     archiving = []
     if engine.archive is not None:
-        archiver = Archiver(engine, engine.archive, retention_s=config.retention_s)
+        archiver = Archiver(
+            engine.pool,
+            engine.archive,
+            engine.metrics,
+            name=engine.name,
+            retention_s=config.retention_s,
+            on_archived=engine.owe_journal,
+        )
         archiving.append(repeat("archive", archiver.step, archiver.idle_s))
     roster = engine.credits.roster
     attendance = Attendance(engine.pool, engine.bus, roster)

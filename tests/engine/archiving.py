@@ -59,9 +59,19 @@ class Archiving:
         """Have the engine read histories from there, and forget those that it has read."""
         self.parts.engine.histories = ArchivedHistories(archive)
 
-    def archiver(self, archive: Archive | None = None, *, engine: Engine | None = None) -> Archiver:
-        """One that keeps nothing for longer than it must, as a process has it that just started."""
-        return Archiver(engine or self.parts.engine, archive or self.archive, retention_s=0.0)
+    def archiver(
+        self, archive: Archive | None = None, *, engine: Engine | None = None, retention_s: float = 0.0
+    ) -> Archiver:
+        """One as a process has it that just started."""
+        engine = engine or self.parts.engine
+        return Archiver(
+            engine.pool,
+            archive or self.archive,
+            engine.metrics,
+            name=engine.name,
+            retention_s=retention_s,
+            on_archived=engine.owe_journal,
+        )
 
     def other_engine(self) -> Engine:
         """Another process of the service."""

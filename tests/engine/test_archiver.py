@@ -179,16 +179,16 @@ async def test_each_namespace_keeps_its_runs_as_long_as_it_says(here: Archiving)
         await namespaces.set_retention(here.store, f"{here.parts.namespace}-{name}", term)
         await here.closed(name, Parts(here.parts.engine, f"{here.parts.namespace}-{name}", here.parts.look))
 
-    assert await calm(here, Archiver(here.parts.engine, here.archive, retention_s=3600.0)) == 1
+    assert await calm(here, here.archiver(retention_s=3600.0)) == 1
     assert await here.archived() == ["none"]
     await here.parts.look("UPDATE run SET closed_at = closed_at - interval '2 h'")
-    assert await calm(here, Archiver(here.parts.engine, here.archive, retention_s=3600.0)) == 1
+    assert await calm(here, here.archiver(retention_s=3600.0)) == 1
     assert await here.archived() == ["none", "default"]
     young = await here.closed(
         "young", Parts(here.parts.engine, f"{here.parts.namespace}-day", here.parts.look)
     )
     await here.parts.look("UPDATE run SET closed_at = closed_at - interval '23 h'")
-    assert await calm(here, Archiver(here.parts.engine, here.archive, retention_s=3600.0)) == 1
+    assert await calm(here, here.archiver(retention_s=3600.0)) == 1
     assert await here.archived() == ["day"], "the others were told before"
     assert await here.owned(young) > 0
 
@@ -308,7 +308,7 @@ async def test_an_archive_that_cannot_be_is_told_at_the_start_with_its_setting()
 async def test_where_nothing_is_due_it_asks_once_and_then_waits(here: Archiving) -> None:
     """The oldest run is due in an hour: one statement now, none before the next look within a minute."""
     await here.closed()
-    archiver = Archiver(here.parts.engine, here.archive, retention_s=3600.0)
+    archiver = here.archiver(retention_s=3600.0)
     counts = here.parts.engine.pool.counts
     before = counts.statements
 

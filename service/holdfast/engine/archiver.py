@@ -10,17 +10,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from holdfast.archive import Archive
-from holdfast.engine.engine import Engine
 from holdfast.exceptions import HoldfastError, Invalid, NotFound, Refused, Unavailable
+from holdfast.metrics import Metrics
 from holdfast.store import outbox, retention
 from holdfast.store.contract import archiving
 from holdfast.store.contract.opening import Opened
 from holdfast.store.retention import Term
+from holdfast.store.session import Pool
 from holdfast.wire import bundle
 from holdfast.wire.bundle import Bundle
 from holdfast.wire.records import WorkflowRecord
@@ -55,13 +56,30 @@ class Stored(msgspec.Struct, frozen=True):
 
 
 class Archiver:
-    """The archiver of this process. *retention_s* is for namespaces without a term of their own."""
+    """The archiver of this process, which is called *name*.
 
-    def __init__(self, engine: Engine, archive: Archive, *, retention_s: float) -> None:
-        self._engine = engine
+    *retention_s* is for namespaces without a term of their own. *on_archived* is called when the journal owes word of
+    a run. `problem` is why the last pass archived nothing, though something was due; None if nothing stood in its way.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        archive: Archive,
+        metrics: Metrics,
+        *,
+        name: str,
+        retention_s: float,
+        on_archived: Callable[[], None],
+    ) -> None:
+        self.problem: HoldfastError | None = None
+        self._pool = pool
         self._archive = archive
+        self._metrics = metrics
+        self._name = name
         self._retention_s = retention_s
-        self._store = Opened(engine.pool)
+        self._on_archived = on_archived
+        self._store = Opened(pool)
         self._held_until = 0.0
         self._retry_at = 0.0
         self._look_at = 0.0
@@ -76,10 +94,14 @@ class Archiver:
         """
         if time.monotonic() < self._look_at:
             return 0
-        found = await retention.terms(self._engine.pool, self._retention_s)
-        self._engine.metrics.archive_lag.set(max([0.0, *(term.past_s for term in found)]))
+        found = await retention.terms(self._pool, self._retention_s)
+        self._metrics.archive_lag.set(max([0.0, *(term.past_s for term in found)]))
         due = [term for term in found if term.past_s > 0]
+        self.problem = None
         if due and not await self._lead():
+            self.problem = Refused(
+                "another process archives at the moment: it goes on by itself, or is missed soon"
+            )
             self._look_at = time.monotonic() + RETRY_S
             return 0
         try:
@@ -104,7 +126,7 @@ class Archiver:
             self._store, cutoff, BATCH + len(self._put_off), namespace=term.namespace
         )
         # The relay reads what it publishes from the rows that a purge would delete.
-        staying = await retention.owed_runs(self._engine.pool, [run.run_id or "" for run in runs])
+        staying = await retention.owed_runs(self._pool, [run.run_id or "" for run in runs])
         staying |= self._put_off.keys()
         parents_staying: set[str | None] = set()
         going: list[WorkflowRecord] = []
@@ -143,14 +165,14 @@ class Archiver:
             uri = await self._archive.put(run.namespace, run.id, run_id, data)
             await self._archive.verify(uri, digest)
         except (Invalid, Refused, NotFound) as error:
-            self._engine.metrics.archive_failures.labels(error.code).inc()
+            self._metrics.archive_failures.labels(error.code).inc()
             if len(self._put_off) >= PUT_OFF_MAX:
                 raise Away(error) from error
             self._put_off[run_id] = time.monotonic() + PUT_OFF_S
             log.warning("archive: run %s stays in Postgres: %s", run_id, error)
             return None
         except Unavailable as error:
-            self._engine.metrics.archive_failures.labels(error.code).inc()
+            self._metrics.archive_failures.labels(error.code).inc()
             raise Away(error) from error
         self._works()
         return Stored(read, uri)
@@ -172,8 +194,8 @@ class Archiver:
         except Refused as error:
             log.debug("archive: run %s stays for now: %s", run.run_id, error)
             return False
-        self._engine.metrics.archived.labels(run.namespace).inc()
-        self._engine.owe_journal()
+        self._metrics.archived.labels(run.namespace).inc()
+        self._on_archived()
         return True
 
     def _works(self) -> None:
@@ -182,6 +204,7 @@ class Archiver:
             self._failures = 0
 
     def _back_off(self, error: HoldfastError) -> None:
+        self.problem = error
         if not self._failures:
             log.warning("archive: %s. Closed runs stay in Postgres until then", error)
         self._look_at = time.monotonic() + min(BACKOFF_S * 2.0**self._failures, LOOK_S)
@@ -194,7 +217,7 @@ class Archiver:
             return True
         if asked_at < self._retry_at:
             return False
-        epoch = await outbox.take_role(self._engine.pool, ROLE, self._engine.name, TTL_S)
+        epoch = await outbox.take_role(self._pool, ROLE, self._name, TTL_S)
         if epoch is None:
             self._retry_at = asked_at + RETRY_S
             return False

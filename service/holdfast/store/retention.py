@@ -30,6 +30,18 @@ class Pointer(msgspec.Struct, kw_only=True):
     archive_uri: str
 
 
+class ArchivedRun(msgspec.Struct, kw_only=True):
+    """A run that was archived. Times are epoch seconds."""
+
+    workflow_id: str
+    run_id: str
+    workflow_type: str
+    status: str
+    closed_at: float
+    archived_at: float
+    archive_uri: str
+
+
 # From the oldest run of one namespace to that of the next: as many probes as there are namespaces with closed runs.
 # Those of a namespace that was deleted are kept as long as the service says.
 TERMS = Query(
@@ -112,3 +124,37 @@ async def pointer(pool: Pool, run_id: str) -> str | None:
     """Where the run was archived, or None if it was not."""
     rows = await pool.rows(POINTER, run_id)
     return rows[0].archive_uri if rows else None
+
+
+LIST_ARCHIVED = Query(
+    """
+    SELECT
+        c.workflow_id,
+        c.run_id::text AS run_id,
+        r.workflow_type,
+        r.status,
+        extract(epoch FROM r.closed_at)::float8 AS closed_at,
+        c.archived_at,
+        c.archive_uri
+    FROM (
+        SELECT record.run_id, record.workflow_id, record.archived_at, record.archive_uri
+        FROM record
+        WHERE record.namespace = $1 AND record.archived_at IS NOT NULL AND record.archive_uri IS NOT NULL
+        ORDER BY record.archived_at DESC, record.run_id
+        LIMIT $2
+    ) AS c
+    CROSS JOIN LATERAL (
+        SELECT run.workflow_type, run.status, run.closed_at
+        FROM run
+        WHERE run.run_id = c.run_id AND run.closed_at IS NOT NULL
+        OFFSET 0
+    ) AS r
+    ORDER BY c.archived_at DESC, c.run_id
+    """,
+    ArchivedRun,
+)
+
+
+async def list_archived(pool: Pool, namespace: str, limit: int) -> list[ArchivedRun]:
+    """The runs of the namespace that were archived, the latest first."""
+    return await pool.rows(LIST_ARCHIVED, namespace, limit)
