@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from holdfast import Client
+from holdfast.archive.keys import key_of
 from holdfast.store import Store
 from holdfast.store.contract import archiving, namespaces
 from holdfast.wire import bundle, codec
@@ -136,7 +137,8 @@ async def every_bundle_restored(whole: System, store: Store, folder: Path) -> li
     assert len(files) - len(uris) <= 1
     for uri in uris:
         data = files[uri].read_bytes()
-        assert bundle.check(data) in uri or bundle.digest_of(data) == bundle.check(data)
-        assert await archiving.restore(store, bundle.unpack(data))
+        digest, found = bundle.check(data), bundle.unpack(data)
+        assert uri.endswith(key_of("main", found.record.id, found.record.run_id or "", digest))
+        assert await archiving.restore(store, found)
     assert await archived(whole) == []
     return uris
