@@ -52,6 +52,7 @@ READS: dict[str, tuple[Query[Any] | Statement, tuple[Any, ...], int]] = {
     "archivable": (archiving.LIST_ARCHIVABLE, ("2200-01-01", 10, None), 10),
     "archivable in one namespace": (archiving.LIST_ARCHIVABLE, ("2200-01-01", 10, "main"), 10),
     "retention": (retention.TERMS, (1,), 1),
+    "sizes": (retention.SIZES, (RUN_IDS,), 2),
     "archived": (retention.LIST_ARCHIVED, ("main", 10), 0),
     "pointer": (retention.POINTER, (RUN,), 0),
     "before a new run": (workflows.BEFORE_NEW, ("main", "w77"), 1),

@@ -60,7 +60,12 @@ class Archiving:
         self.parts.engine.histories = ArchivedHistories(archive)
 
     def archiver(
-        self, archive: Archive | None = None, *, engine: Engine | None = None, retention_s: float = 0.0
+        self,
+        archive: Archive | None = None,
+        *,
+        engine: Engine | None = None,
+        retention_s: float = 0.0,
+        **options: int,
     ) -> Archiver:
         """One as a process has it that just started."""
         engine = engine or self.parts.engine
@@ -71,6 +76,7 @@ class Archiving:
             name=engine.name,
             retention_s=retention_s,
             on_archived=engine.owe_journal,
+            **options,
         )
 
     def other_engine(self) -> Engine:

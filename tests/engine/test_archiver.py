@@ -249,6 +249,24 @@ async def test_what_cannot_be_read_back_is_not_purged_and_holds_nobody_up(
     assert await here.owned(bad) == owned
 
 
+async def test_a_run_that_is_too_large_is_not_even_read(
+    here: Archiving, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Others are archived meanwhile."""
+    for name, size in (("huge", 9_000_000), ("large", 7_000_000), ("small", 1)):
+        await contract_run(here, name)
+        event = WorkflowEvent(
+            workflow_id=name, seq=1, event_type="X", payload=f'"{"x" * size}"', timestamp=1.0
+        )
+        await here.store.append_event(event, namespace=here.parts.namespace)
+
+    assert await calm(here, here.archiver(bytes_max=8_000_000)) == 2
+
+    assert sorted(await here.archived()) == ["large", "small"]
+    assert "its rows hold 9000002 bytes, expected at most 8000000" in caplog.text
+    assert len(here.bundles()) == 2
+
+
 async def test_a_run_that_changed_while_it_was_stored_is_archived_anew(here: Archiving) -> None:
     await contract_run(here, "order-1")
     event = WorkflowEvent(workflow_id="order-1", seq=1, event_type="Late", timestamp=1.0)

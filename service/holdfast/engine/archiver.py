@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -33,6 +33,7 @@ TTL_S = 30.0
 RETRY_S = 5.0
 BATCH = 40
 AT_ONCE = 4
+AT_ONCE_BYTES = 64 * 1024 * 1024
 LOOK_S = 60.0
 LOOK_LEAST_S = 2.0
 BACKOFF_S = 1.0
@@ -58,7 +59,7 @@ class Stored(msgspec.Struct, frozen=True):
 class Archiver:
     """The archiver of this process, which is called *name*.
 
-    *retention_s* is for namespaces without a term of their own. *on_archived* is called when the journal owes word of
+    *retention_s* is for namespaces without a term of their own; runs of more than *bytes_max* are never read. *on_archived* is called when the journal owes word of
     a run. `problem` is why the last pass archived nothing, though something was due; None if nothing stood in its way.
     """
 
@@ -71,6 +72,7 @@ class Archiver:
         name: str,
         retention_s: float,
         on_archived: Callable[[], None],
+        bytes_max: int = bundle.CONTENT_BYTES_MAX,
     ) -> None:
         self.problem: HoldfastError | None = None
         self._pool = pool
@@ -79,6 +81,7 @@ class Archiver:
         self._name = name
         self._retention_s = retention_s
         self._on_archived = on_archived
+        self._bytes_max = bytes_max
         self._store = Opened(pool)
         self._held_until = 0.0
         self._retry_at = 0.0
@@ -135,12 +138,14 @@ class Archiver:
                 parents_staying.add(run.id)
             else:
                 going.append(run)
+        sizes = await retention.sizes(self._pool, [run.run_id or "" for run in going])
         archived = 0
-        for first in range(0, len(going), AT_ONCE):
+        for some in _shares(going, sizes):
             if not await self._lead():
                 break
-            some = going[first : first + AT_ONCE]
-            found = await asyncio.gather(*map(self._stored, some), return_exceptions=True)
+            found = await asyncio.gather(
+                *(self._stored(run, sizes[run.run_id or ""]) for run in some), return_exceptions=True
+            )
             for run, stored in zip(some, found, strict=True):
                 if isinstance(stored, BaseException):
                     raise stored
@@ -150,12 +155,15 @@ class Archiver:
                     parents_staying.add(run.id)
         return archived
 
-    async def _stored(self, run: WorkflowRecord) -> Stored | None:
+    async def _stored(self, run: WorkflowRecord, size: int) -> Stored | None:
         """The run as it was read, and where it lies, whole, as was seen by reading it back.
 
         None if it was archived or restored meanwhile, and if it cannot be stored as it is. Raises `Away`.
         """
         run_id = run.run_id or ""
+        if size > self._bytes_max:
+            self._fail(run_id, Invalid(f"its rows hold {size} bytes, expected at most {self._bytes_max}"))
+            return None
         try:
             read = await archiving.read_for_archive(self._store, run.namespace, run.id, run_id)
         except (NotFound, Refused):
@@ -165,11 +173,7 @@ class Archiver:
             uri = await self._archive.put(run.namespace, run.id, run_id, data)
             await self._archive.verify(uri, digest)
         except (Invalid, Refused, NotFound) as error:
-            self._metrics.archive_failures.labels(error.code).inc()
-            if len(self._put_off) >= PUT_OFF_MAX:
-                raise Away(error) from error
-            self._put_off[run_id] = time.monotonic() + PUT_OFF_S
-            log.warning("archive: run %s stays in Postgres: %s", run_id, error)
+            self._fail(run_id, error)
             return None
         except Unavailable as error:
             self._metrics.archive_failures.labels(error.code).inc()
@@ -197,6 +201,14 @@ class Archiver:
         self._metrics.archived.labels(run.namespace).inc()
         self._on_archived()
         return True
+
+    def _fail(self, run_id: str, error: HoldfastError) -> None:
+        """Leave the run for later. Raises `Away` if there are so many that it is not the runs."""
+        self._metrics.archive_failures.labels(error.code).inc()
+        if len(self._put_off) >= PUT_OFF_MAX:
+            raise Away(error) from error
+        self._put_off[run_id] = time.monotonic() + PUT_OFF_S
+        log.warning("archive: run %s stays in Postgres: %s", run_id, error)
 
     def _works(self) -> None:
         if self._failures:
@@ -230,3 +242,18 @@ def _next_look_s(found: Sequence[Term], retention_s: float) -> float:
     least_s = max(min([retention_s, *(term.retention_s for term in found)]) / 10, LOOK_LEAST_S)
     due_s = min((-term.past_s for term in found if term.past_s <= 0), default=LOOK_S)
     return min(max(due_s, LOOK_LEAST_S), least_s, LOOK_S)
+
+
+def _shares(runs: Sequence[WorkflowRecord], sizes: Mapping[str, int]) -> Iterator[list[WorkflowRecord]]:
+    """The runs in order, a few at a time: fewer of large ones, because all of a share are in memory at once."""
+    share: list[WorkflowRecord] = []
+    share_bytes = 0
+    for run in runs:
+        size = sizes[run.run_id or ""]
+        if share and (len(share) == AT_ONCE or share_bytes + size > AT_ONCE_BYTES):
+            yield share
+            share, share_bytes = [], 0
+        share.append(run)
+        share_bytes += size
+    if share:
+        yield share

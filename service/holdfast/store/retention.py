@@ -24,6 +24,13 @@ class OwedRun(msgspec.Struct, kw_only=True):
     run_id: str
 
 
+class Size(msgspec.Struct, kw_only=True):
+    """About how many bytes a run's rows hold."""
+
+    run_id: str
+    size: int
+
+
 class Pointer(msgspec.Struct, kw_only=True):
     """Where a run was archived."""
 
@@ -108,6 +115,48 @@ OWED = Query(
 async def owed_runs(pool: Pool, run_ids: Sequence[str]) -> set[str]:
     """Those of these runs whose events were not all published: once it is closed, a run does not join them again."""
     return {row.run_id for row in await pool.rows(OWED, list(run_ids))}
+
+
+# Told by the heads of the values: none of them is read.
+SIZES = Query(
+    """
+    SELECT
+        asked.run_id::text AS run_id,
+        (history.size + events.size + activities.size + signals.size + snapshots.size)::bigint AS size
+    FROM unnest($1::uuid[]) AS asked (run_id)
+    CROSS JOIN LATERAL (
+        SELECT coalesce(sum(octet_length(v.body)), 0) AS size
+        FROM event AS v
+        WHERE v.run_id = asked.run_id
+    ) AS history
+    CROSS JOIN LATERAL (
+        SELECT coalesce(sum(octet_length(v.payload)), 0) AS size
+        FROM record_event AS v
+        WHERE v.run_id = asked.run_id
+    ) AS events
+    CROSS JOIN LATERAL (
+        SELECT coalesce(sum(coalesce(octet_length(a.input), 0) + coalesce(octet_length(a.result), 0)), 0) AS size
+        FROM record_activity AS a
+        WHERE a.run_id = asked.run_id
+    ) AS activities
+    CROSS JOIN LATERAL (
+        SELECT coalesce(sum(octet_length(s.payload)), 0) AS size
+        FROM record_signal AS s
+        WHERE s.run_id = asked.run_id
+    ) AS signals
+    CROSS JOIN LATERAL (
+        SELECT coalesce(sum(octet_length(s.state_json)), 0) AS size
+        FROM snapshot AS s
+        WHERE s.run_id = asked.run_id
+    ) AS snapshots
+    """,
+    Size,
+)
+
+
+async def sizes(pool: Pool, run_ids: Sequence[str]) -> dict[str, int]:
+    """About how many bytes the rows of each run hold, so that nobody reads more than fits into memory."""
+    return {row.run_id: row.size for row in await pool.rows(SIZES, list(run_ids))}
 
 
 POINTER = Query(
