@@ -12,7 +12,7 @@ import pytest
 from holdfast.app import running
 from holdfast.config import Config
 from holdfast.engine.archiver import ROLE, Archiver
-from holdfast.exceptions import Invalid, NotFound
+from holdfast.exceptions import Invalid, NotFound, Unavailable
 from holdfast.store import outbox
 from holdfast.store.contract import namespaces
 from holdfast.wire import bundle, codec
@@ -321,6 +321,14 @@ async def test_an_archive_that_cannot_be_is_told_at_the_start_with_its_setting()
         with pytest.raises(Invalid, match="HOLDFAST_ARCHIVE_URL cannot be used: archive"):
             async with running(Config(archive_url=url)):
                 pass
+
+
+async def test_a_process_that_is_newer_than_the_database_waits_for_its_migration(here: Archiving) -> None:
+    """It starts before `holdfast migrate` has run: that is no bug, which would end it."""
+    await here.parts.look("ALTER TABLE namespace DROP COLUMN retention_s")
+
+    with pytest.raises(Unavailable, match="run `holdfast migrate`"):
+        await here.archiver().step()
 
 
 async def test_where_nothing_is_due_it_asks_once_and_then_waits(here: Archiving) -> None:
