@@ -106,6 +106,19 @@ def test_a_misspelled_variable_is_told_with_the_nearest_real_one() -> None:
     assert config.unknown == (("HOLDFAST_POSTGRES_ULR", "HOLDFAST_POSTGRES_URL"),)
 
 
+@pytest.mark.parametrize("url", ["/archive", "file:///archive", "s3://bucket", "s3://bucket/prefix"])
+def test_an_archive_is_a_folder_or_a_bucket(url: str) -> None:
+    assert load({"HOLDFAST_ARCHIVE_URL": url}).archive_url == url
+    assert load({}).archive_url == ""
+
+
+@pytest.mark.parametrize("text", ["archive", "/", "file://host/a", "s3://", "https://key:s3cret@host/bucket"])
+def test_any_other_archive_is_a_fault(text: str) -> None:
+    with pytest.raises(Invalid, match=r"HOLDFAST_ARCHIVE_URL is .*, expected /folder") as caught:
+        load({"HOLDFAST_ARCHIVE_URL": text})
+    assert "s3cret" not in str(caught.value)
+
+
 def test_every_setting_is_used_by_somebody() -> None:
     package = Path(holdfast.config.__file__).parent
     source = "".join(path.read_text(encoding="utf-8") for path in package.rglob("*.py"))

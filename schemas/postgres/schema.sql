@@ -4,7 +4,8 @@
 CREATE TABLE namespace (
     name text PRIMARY KEY,
     feed text NOT NULL DEFAULT 'full' CHECK (feed IN ('full', 'lifecycle', 'off')),
-    created_at timestamptz NOT NULL DEFAULT clock_timestamp()
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    retention_s double precision CHECK (retention_s >= 0) -- of closed runs' histories; null for the service's own
 );
 
 INSERT INTO namespace (name)
@@ -48,7 +49,7 @@ CREATE UNIQUE INDEX run_open ON run (namespace, workflow_id) WHERE closed_at IS 
 CREATE INDEX run_chain ON run (namespace, workflow_id, run_id);
 
 CREATE INDEX run_newest ON run (namespace, created_at DESC, workflow_id);
-CREATE INDEX run_archivable ON run (closed_at) WHERE closed_at IS NOT NULL AND archived_at IS NULL;
+CREATE INDEX run_retained ON run (namespace, closed_at) WHERE closed_at IS NOT NULL AND archived_at IS NULL;
 
 -- Append-only. What was read once is a prefix of every later read.
 CREATE TABLE event (
@@ -172,13 +173,15 @@ CREATE TABLE record (
     error text,
     memo text,
     search_attributes text,
-    search jsonb -- the same, to be searched
+    search jsonb, -- the same, to be searched
+    closing bytea -- the event that an archived run of the engine's closed with
 ) WITH (fillfactor = 85);
 
 CREATE INDEX record_ready ON record (namespace, task_queue, ready_at, workflow_id) WHERE ready_at IS NOT NULL AND dispatch_worker IS NULL;
 CREATE INDEX record_leased ON record (dispatch_heartbeat) WHERE dispatch_worker IS NOT NULL;
 CREATE INDEX record_held ON record (dispatch_worker) WHERE dispatch_worker IS NOT NULL;
 CREATE INDEX record_child ON record (namespace, parent_id, created_at) WHERE parent_id IS NOT NULL;
+CREATE INDEX record_archived ON record (namespace, archived_at DESC, run_id) WHERE archived_at IS NOT NULL AND archive_uri IS NOT NULL;
 CREATE INDEX record_search ON record USING gin (search jsonb_path_ops) WHERE search IS NOT NULL;
 
 CREATE TABLE record_event (

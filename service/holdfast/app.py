@@ -21,15 +21,17 @@ from typing import Any
 from holdfast.api.http import http_app
 from holdfast.api.ops import Probe, Remembered, address_of, bind, serve_app, serve_ops
 from holdfast.api.rpc import serve_rpc
+from holdfast.archive import Archive, open_archive
 from holdfast.bus import Bus
-from holdfast.config import Config
+from holdfast.config import PREFIX, Config, invalid
+from holdfast.engine.archiver import Archiver
 from holdfast.engine.clock import FORGET_EVERY_S, Clock
 from holdfast.engine.engine import Engine
 from holdfast.engine.feed import Relay
 from holdfast.engine.loops import TRANSIENT, repeat, start
 from holdfast.engine.scheduler import Scheduler
 from holdfast.engine.workers import Attendance
-from holdfast.exceptions import HoldfastError
+from holdfast.exceptions import HoldfastError, Invalid, Unavailable
 from holdfast.metrics import Metrics, exposition
 from holdfast.store import migrate
 from holdfast.store.session import Pool, open_pool
@@ -103,6 +105,7 @@ async def running(config: Config, *, roles: frozenset[str] = frozenset({"engine"
 
     *roles*: "engine" answers on the bus and keeps the clock, "api" serves HTTP, "ops" health and metrics.
     """
+    archive = _archive(config) if "engine" in roles else None
     sockets = _bound(config, roles)
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     try:
@@ -118,7 +121,7 @@ async def running(config: Config, *, roles: frozenset[str] = frozenset({"engine"
         version=metadata.version("holdfast"),
     )
     metrics = Metrics()
-    engine = Engine(pool, bus, metrics, name=name, lease_s=config.lease_s)
+    engine = Engine(pool, bus, metrics, name=name, lease_s=config.lease_s, archive=archive)
     addresses = {role: str(address_of(sock)) for role, sock in sockets.items()}
     parts = Parts(pool, bus, engine, metrics, addresses)
     await bus.start()
@@ -138,6 +141,16 @@ async def running(config: Config, *, roles: frozenset[str] = frozenset({"engine"
         finally:
             await bus.close()
             await pool.close()
+
+
+def _archive(config: Config) -> Archive | None:
+    """The archive that is configured, if any. Raises `Invalid` for one that cannot be."""
+    if not config.archive_url:
+        return None
+    try:
+        return open_archive(config.archive_url)
+    except (Invalid, Unavailable) as error:
+        raise invalid([(f"{PREFIX}ARCHIVE_URL", f"cannot be used: {error.message}")]) from error
 
 
 def _bound(config: Config, roles: frozenset[str]) -> dict[str, socket.socket]:
@@ -176,6 +189,17 @@ def _engine_loops(parts: Parts, config: Config, roles: frozenset[str]) -> list[C
         hear_schedule=scheduler.hear,
     )
     relay = Relay(engine)
+    archiving = []
+    if engine.archive is not None:
+        archiver = Archiver(
+            engine.pool,
+            engine.archive,
+            engine.metrics,
+            name=engine.name,
+            retention_s=config.retention_s,
+            on_archived=engine.owe_journal,
+        )
+        archiving.append(repeat("archive", archiver.step, archiver.idle_s))
     roster = engine.credits.roster
     attendance = Attendance(engine.pool, engine.bus, roster)
     return [
@@ -186,6 +210,7 @@ def _engine_loops(parts: Parts, config: Config, roles: frozenset[str]) -> list[C
         _fire(scheduler),
         repeat("fires", scheduler.forget, lambda: FORGET_EVERY_S),
         repeat("workers", attendance.step, attendance.idle_s, roster.wake),
+        *archiving,
         engine.spawner.watch(),
         _open_door(parts),
     ]

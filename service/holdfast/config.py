@@ -37,8 +37,9 @@ class Address(msgspec.Struct, frozen=True):
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a service process can be told from outside. Seconds end in `_s`.
 
-    `drop_hints` publishes no hint at all, to prove that hints change latency only.
-    `unknown` lists variables with our prefix that nobody reads, each with the nearest real
+    `archive_url` is empty where nothing is archived, and so nothing purged. `retention_s` is how long closed runs are
+    kept before that, in namespaces that do not say themselves. `drop_hints` publishes no hint at all, to prove that
+    hints change latency only. `unknown` lists variables with our prefix that nobody reads, each with the nearest real
     name or an empty string: likely typing errors, worth a warning and no more.
     """
 
@@ -54,6 +55,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     sweep_away_s: float = 0.25
     drain_s: float = 10.0
     drop_hints: bool = False
+    archive_url: str = ""
+    retention_s: float = 30 * 86_400.0
     unknown: tuple[tuple[str, str], ...] = ()
 
     def __repr__(self) -> str:
@@ -62,7 +65,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         return f"Config({', '.join(shown)})"
 
 
-SECRET = frozenset({"postgres_url", "nats_url"})
+SECRET = frozenset({"postgres_url", "nats_url", "archive_url"})
 """Fields whose value may hold a password."""
 
 
@@ -180,6 +183,13 @@ def _seconds(least: float, most: float) -> Callable[[str], float]:
     return parse
 
 
+def _place(text: str) -> str:
+    """A folder or a bucket; `open_archive` looks closer."""
+    if not re.fullmatch(r"/.*[^/].*|file:///.*[^/].*|s3://[^/].*", text):
+        raise Fault
+    return text
+
+
 def _flag(text: str) -> bool:
     if text not in ("0", "1"):
         raise Fault
@@ -210,5 +220,7 @@ SETTINGS = (
     Setting("sweep_s", _seconds(0.01, 60), "seconds from 0.01 to 60"),
     Setting("sweep_away_s", _seconds(0.01, 60), "seconds from 0.01 to 60"),
     Setting("drain_s", _seconds(0, 600), "seconds from 0 to 600"),
+    Setting("archive_url", _place, "/folder, file:///folder or s3://bucket/prefix"),
+    Setting("retention_s", _seconds(0, 315_360_000), "seconds from 0 to 315360000 (ten years)"),
 )
 """Every variable a service process reads, in the order faults are reported."""

@@ -213,6 +213,15 @@ class Metrics:
         ).labels()
         self.outbox_lag = level("outbox_lag_seconds", "Age of the oldest such entry.").labels()
         self.events_published = count("events_published", "Entries of the feed published.").labels()
+
+        # The archive.
+        self.archived = count("archived", "Runs archived, and purged from Postgres.", "namespace")
+        self.archive_failures = count("archive_failures", "Tries to archive a run that failed.", "cause")
+        self.archive_lag = level(
+            "archive_lag_seconds",
+            "By how much the oldest closed run in Postgres is past its retention, as this process last saw it.",
+        ).labels()
+
         self.bus = count("bus", "What this process's connection to the broker did.", "what")
         self.up = level("up", "1 while the part answers, else 0.", "part")
         self.build = level("build_info", "Always 1; the label tells the version.", "version")

@@ -146,7 +146,7 @@ async def test_a_bucket_that_does_not_exist_is_no_missing_bundle(bucket: Bucket)
 
     for call in (archive.put("main", "o-17", RUN, packed()[0]), archive.get(archive.root + key)):
         with pytest.raises(
-            Invalid, match="the bucket does not exist; create it, or correct the archive's URL"
+            Unavailable, match="the bucket does not exist; create it, or correct the archive's URL"
         ):
             await call
     with pytest.raises(NotFound):

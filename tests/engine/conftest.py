@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from holdfast.engine.engine import Engine
 from holdfast.metrics import Metrics
 from holdfast.store import Store
 from holdfast.store.session import Pool, open_pool
+from tests.engine.archiving import Archiving
 from tests.engine.parts import Parts
 from tests.engine.scheduling import Scheduling
 from tests.store.rows import Sql
@@ -66,3 +68,10 @@ async def planned(parts: Parts, database: str) -> AsyncIterator[Scheduling]:
     """The schedules of that engine's namespace; nothing looks at them but the test."""
     async with await Store.connect(database) as store:
         yield Scheduling(parts, store)
+
+
+@pytest.fixture
+async def here(parts: Parts, database: str, tmp_path: Path) -> AsyncIterator[Archiving]:
+    """That engine with an archive in a folder; nothing is archived but by the test."""
+    async with await Store.connect(database) as store:
+        yield Archiving(parts, store, tmp_path / "archive")

@@ -13,6 +13,7 @@ from holdfast.store import (
     outbox,
     owned_rows,
     record_statements,
+    retention,
     run_rows,
     schedule_rows,
     slot_rows,
@@ -187,7 +188,14 @@ CONTRACT: dict[str, Case] = {
         workflow_views.SEARCH_RUNS, ("main", "COMPLETED", "t", '{"n": 77}', None, 10, 0), "record_search", 1
     ),
     "children": Case(workflow_views.LIST_CHILDREN, ("busy", "w7"), "record_child", 1),
-    "archivable": Case(archiving.LIST_ARCHIVABLE, ("2200-01-01", 10, None), "run_archivable", 10, work=40),
+    "archivable": Case(archiving.LIST_ARCHIVABLE, ("2200-01-01", 10, None), "run_retained", 10, work=60),
+    "archivable in one namespace": Case(
+        archiving.LIST_ARCHIVABLE, ("2200-01-01", 10, "main"), "run_retained", 10, work=60
+    ),
+    "terms of retention": Case(retention.TERMS, (1,), "run_retained", 1, work=20),
+    "sizes of what is archived": Case(retention.SIZES, (RUNS,), "event_pkey", 20, work=400),
+    "archived": Case(retention.LIST_ARCHIVED, ("busy", 10), "record_archived", 0),
+    "pointer": Case(retention.POINTER, (CLOSED,), "record_pkey", 0),
     "before a new run": Case(workflows.BEFORE_NEW, ("main", "w77"), "run_chain", 1),
     "newer run": Case(workflows.NEWER_RUN, ("main", "w77", closed_run(1)), "run_chain", 1),
     "outcome": Case(workflows.LOCK_OUTCOME, (RUN,), "record_pkey", 1),
@@ -216,7 +224,7 @@ CONTRACT: dict[str, Case] = {
     "purge": Case(archiving.PURGE, (CLOSED, "2020-01-01"), "run_pkey", 0, work=20),
     "stale leases": Case(dispatch.LOCK_STALE, (NOON + 45,), "record_leased", 4),
     "dead workers": Case(workers.LOCK_DEAD, (NOON + 250,), "worker_silent", 3),
-    "held by the dead": Case(workers.LOCK_HELD_RUNS, (["x1"], ["busy"]), "record_leased", 60, work=1300),
+    "held by the dead": Case(workers.LOCK_HELD_RUNS, (["x1"], ["busy"]), "record_held", 60, work=1300),
     "run by address": Case(addressing.LOCK_ADDRESSED, NAMED, "run_chain", 1),
     "run of an activity": Case(activities.LOCK_OWNER, (100,), "record_activity_pkey", 1),
     "stale leases released": Case(

@@ -28,8 +28,8 @@ class Archive:
 
     *root* is the URL all of its URIs begin with. *folder* is the root of an archive in the file system, else None.
 
-    Every method raises `Unavailable` when the place cannot be reached, does not answer within *timeout_s* or refuses
-    us, and `Invalid` when the bucket does not exist or a URI is none of this archive.
+    Every method raises `Unavailable` when the place cannot be reached, does not answer within *timeout_s*, refuses us
+    or has no such bucket (yet), and `Invalid` when a URI is none of this archive.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class Archive:
             raise
         except FileNotFoundError as error:
             if "NoSuchBucket" in str(error):
-                raise Invalid(
+                raise Unavailable(
                     f"{uri} cannot be {done}: the bucket does not exist; create it, or correct the archive's URL"
                 ) from error
             raise NotFound(f"there is no {uri}") from error

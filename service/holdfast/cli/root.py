@@ -23,6 +23,7 @@ COMMANDS = {
     "worker": ("worker:worker", "Run the workflows and activities of a module."),
     "migrate": ("migrate:migrate", "Bring the database to this version's schema."),
     "workflow": ("workflow:workflow", "Start, watch and steer workflows."),
+    "archive": ("archive:archive", "Move histories of closed runs to the archive, and back."),
     "bench": ("bench:bench", "Measure throughput and latency of this machine."),
     "version": ("version:version", "Tell the versions of Holdfast and what it stands on."),
 }

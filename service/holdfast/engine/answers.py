@@ -14,7 +14,7 @@ from holdfast.core import state as s
 from holdfast.engine.dispatch import Assigned
 from holdfast.store import tasks, views
 from holdfast.store.session import Pool
-from holdfast.wire import codec
+from holdfast.wire import bundle, codec
 from holdfast.wire import events as e
 from holdfast.wire import messages as m
 
@@ -123,6 +123,18 @@ async def read_pages(pool: Pool, asked: Sequence[tuple[str, int, int]]) -> dict[
     ):
         pages[row.run_id].append(e.StoredEvent(row.seq, row.recorded_at, msgspec.Raw(row.body)))
     return cast(dict[str, list[e.HistoryEvent]], pages)
+
+
+def page_of(events: Sequence[bundle.StoredEvent], after: int, upto: int) -> list[e.HistoryEvent]:
+    """As `read_pages`, of one run whose *events* are in hand: all of them, in order."""
+    page: list[Any] = []
+    size = 0
+    for event in events[after : min(upto, after + PAGE_EVENTS)]:
+        if size > PAGE_BYTES:
+            break
+        page.append(e.StoredEvent(event.seq, event.recorded_at, msgspec.Raw(event.body)))
+        size += len(event.body)
+    return cast(list[e.HistoryEvent], page)
 
 
 def outcome_of(state: s.RunState) -> m.Outcome:

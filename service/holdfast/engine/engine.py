@@ -12,9 +12,11 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 
+from holdfast.archive import Archive
 from holdfast.bus import Bus
 from holdfast.core import state as s
 from holdfast.engine import answers
+from holdfast.engine.archived import ArchivedHistories
 from holdfast.engine.batching import Batcher
 from holdfast.engine.dispatch import Assigned, Credits
 from holdfast.engine.faults import failed_inside, failed_together
@@ -45,7 +47,16 @@ BACKOFFS_MAX = 10_000
 class Engine:
     """What a service process knows and does about workflows. One per process; see `app` for its loops."""
 
-    def __init__(self, pool: Pool, bus: Bus, metrics: Metrics, *, name: str, lease_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        bus: Bus,
+        metrics: Metrics,
+        *,
+        name: str,
+        lease_s: float = 10.0,
+        archive: Archive | None = None,
+    ) -> None:
         self.pool = pool
         self.bus = bus
         self.metrics = metrics
@@ -54,6 +65,8 @@ class Engine:
         self.credits = Credits()
         self.outcomes = Outcomes(pool)
         self.recent = Recent()
+        self.archive = archive
+        self.histories = ArchivedHistories(archive)
         self.spawner = Spawner()
         self.changes: Batcher[Change, Outcome] = Batcher(self._carry_out, size=BATCH_MAX)
         self.timer_wake = asyncio.Event()

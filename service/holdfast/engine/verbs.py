@@ -65,9 +65,8 @@ async def history(engine: Engine, namespace: str, request: m.History) -> m.Histo
             f"limit is {request.limit} and after is {request.after}: "
             f"expected 1 to 1000, and 0 to {codec.SEQ_MAX}"
         )
-    return await history_page(
-        engine.pool, await _run(engine, namespace, request.workflow_id, request.run_id), request
-    )
+    run = await _run(engine, namespace, request.workflow_id, request.run_id)
+    return await history_page(engine.pool, engine.histories, run, request)
 
 
 async def list_(engine: Engine, namespace: str, request: m.List) -> m.ListPage:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import msgspec
 
 from holdfast.core import state as s
-from holdfast.engine.answers import read_pages
+from holdfast.engine.answers import page_of, read_pages
+from holdfast.engine.archived import ArchivedHistories
 from holdfast.exceptions import Invalid
-from holdfast.store import views
+from holdfast.store import retention, views
 from holdfast.store.session import Pool
 from holdfast.wire import codec
+from holdfast.wire import events as e
 from holdfast.wire import messages as m
 from holdfast.wire.failures import Failure
 
@@ -57,16 +59,23 @@ def description(found: views.RunAndWork) -> m.Description:
     )
 
 
-async def history_page(pool: Pool, run: views.RunRow, request: m.History) -> m.HistoryPage:
-    """A page of history after event number `request.after`."""
+async def history_page(
+    pool: Pool, histories: ArchivedHistories, run: views.RunRow, request: m.History
+) -> m.HistoryPage:
+    """A page of history after event number `request.after`; an archived run's comes through its pointer."""
     upto = min(run.last_seq, request.after + request.limit)
-    pages = await read_pages(pool, [(run.run_id, request.after, upto)])
+    events: list[e.HistoryEvent] = []
+    if upto > request.after:
+        events = (await read_pages(pool, [(run.run_id, request.after, upto)]))[run.run_id]
+        if not events and (uri := await retention.pointer(pool, run.run_id)) is not None:
+            # Looked for second: so an archival in between is not missed, and other runs pay nothing.
+            events = page_of(await histories.events(uri, run.run_id), request.after, upto)
     return m.HistoryPage(
         workflow_id=run.workflow_id,
         run_id=run.run_id,
         status=summary(run).status,
         last_seq=run.last_seq,
-        events=pages[run.run_id],
+        events=events,
     )
 
 

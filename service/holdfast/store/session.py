@@ -337,7 +337,9 @@ class _own_errors:  # noqa: N801 - reads as a statement
             raise Conflict(f"somebody else wrote the same row first: {error}") from error
         if isinstance(error, asyncpg.DataError):
             raise Unwritable(f"Postgres cannot take a value of the request: {error}") from error
-        if isinstance(error, asyncpg.UndefinedTableError | asyncpg.InvalidSchemaNameError):
+        if isinstance(
+            error, asyncpg.UndefinedTableError | asyncpg.UndefinedColumnError | asyncpg.InvalidSchemaNameError
+        ):
             raise Unavailable(f"the database is not migrated ({error}): run `holdfast migrate`") from error
         if isinstance(error, _GONE) and not _is_misuse(error):
             raise self._gone(

@@ -79,7 +79,7 @@ class RunAndWork(msgspec.Struct, kw_only=True):
 
 
 class OutcomeRow(msgspec.Struct, kw_only=True):
-    """How far a run has come, with its last event if it is closed."""
+    """How far a run has come, with its last event if it is closed, wherever the others are."""
 
     run_id: str
     status: str
@@ -332,10 +332,16 @@ OUTCOMES = Query(
         r.status,
         r.last_seq,
         extract(epoch FROM r.closed_at)::float8 AS closed_at,
-        extract(epoch FROM e.recorded_at)::float8 AS recorded_at,
-        e.body
+        extract(epoch FROM coalesce(e.recorded_at, r.closed_at))::float8 AS recorded_at,
+        coalesce(e.body, c.closing) AS body
     FROM run AS r
     LEFT JOIN event AS e ON r.closed_at IS NOT NULL AND e.run_id = r.run_id AND e.seq = r.last_seq
+    LEFT JOIN LATERAL (
+        SELECT record.closing
+        FROM record
+        WHERE r.archived_at IS NOT NULL AND record.run_id = r.run_id
+        OFFSET 0
+    ) AS c ON true
     WHERE r.run_id = ANY($1::uuid[])
     """,
     OutcomeRow,

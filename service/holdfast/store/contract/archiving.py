@@ -27,88 +27,114 @@ class Purgeable(msgspec.Struct, kw_only=True):
 # newest when the child was made. Elders that were archived count no more. A run waits for its elders: while one is
 # open or closed too late, it is left out, else it comes behind them. `last_at` is when the last of them closed.
 # Found are first those that closed after all their elders, along the index; then those for which these made room.
+# The index is by namespace, so that the runs of one are found without reading the others'; it tells all of them, too.
 LIST_ARCHIVABLE = Query(
     """
-    WITH RECURSIVE head AS MATERIALIZED (
-        SELECT r.run_id, r.namespace, r.workflow_id, r.closed_at, elders.count AS depth
-        FROM run AS r
-        LEFT JOIN LATERAL (
-            SELECT record.parent_id
-            FROM record
-            WHERE record.run_id = r.run_id
-            OFFSET 0
-        ) AS c ON true
+    WITH RECURSIVE owner AS (
+        SELECT coalesce($3::text, (
+            SELECT r.namespace
+            FROM run AS r
+            WHERE r.closed_at IS NOT NULL AND r.archived_at IS NULL
+            ORDER BY r.namespace
+            LIMIT 1
+        )) AS namespace
+        UNION ALL
+        SELECT n.namespace
+        FROM owner AS o
         CROSS JOIN LATERAL (
-            WITH RECURSIVE elder AS (
-                SELECT p.run_id, p.closed_at, p.archived_at
-                FROM run AS p
-                WHERE p.run_id = coalesce(
-                    (
-                        SELECT o.run_id
-                        FROM run AS o
-                        WHERE o.namespace = r.namespace AND o.workflow_id = c.parent_id AND o.created_at <= r.created_at
-                        ORDER BY o.run_id DESC
-                        LIMIT 1
-                    ),
-                    (
-                        SELECT o.run_id
-                        FROM run AS o
-                        WHERE o.namespace = r.namespace AND o.workflow_id = c.parent_id
-                        ORDER BY o.run_id DESC
-                        LIMIT 1
-                    )
-                )
-                UNION
-                SELECT p.run_id, p.closed_at, p.archived_at
-                FROM elder AS e
-                CROSS JOIN LATERAL (
-                    SELECT run.created_at
-                    FROM run
-                    WHERE run.run_id = e.run_id
-                    OFFSET 0
-                ) AS younger
-                CROSS JOIN LATERAL (
-                    SELECT record.parent_id
-                    FROM record
-                    WHERE record.run_id = e.run_id
-                    OFFSET 0
-                ) AS k
-                CROSS JOIN LATERAL (
-                    SELECT run.run_id, run.closed_at, run.archived_at
-                    FROM run
-                    WHERE run.run_id = coalesce(
+            SELECT r.namespace
+            FROM run AS r
+            WHERE r.closed_at IS NOT NULL AND r.archived_at IS NULL AND r.namespace > o.namespace
+            ORDER BY r.namespace
+            LIMIT 1
+        ) AS n
+        WHERE $3 IS NULL
+    ), head AS MATERIALIZED (
+        SELECT h.run_id, h.namespace, h.workflow_id, h.closed_at, h.depth
+        FROM owner
+        CROSS JOIN LATERAL (
+            SELECT r.run_id, r.namespace, r.workflow_id, r.closed_at, elders.count AS depth
+            FROM run AS r
+            LEFT JOIN LATERAL (
+                SELECT record.parent_id
+                FROM record
+                WHERE record.run_id = r.run_id
+                OFFSET 0
+            ) AS c ON true
+            CROSS JOIN LATERAL (
+                WITH RECURSIVE elder AS (
+                    SELECT p.run_id, p.closed_at, p.archived_at
+                    FROM run AS p
+                    WHERE p.run_id = coalesce(
                         (
                             SELECT o.run_id
                             FROM run AS o
-                            WHERE o.namespace = r.namespace
-                                AND o.workflow_id = k.parent_id
-                                AND o.created_at <= younger.created_at
+                            WHERE o.namespace = r.namespace AND o.workflow_id = c.parent_id AND o.created_at <= r.created_at
                             ORDER BY o.run_id DESC
                             LIMIT 1
                         ),
                         (
                             SELECT o.run_id
                             FROM run AS o
-                            WHERE o.namespace = r.namespace AND o.workflow_id = k.parent_id
+                            WHERE o.namespace = r.namespace AND o.workflow_id = c.parent_id
                             ORDER BY o.run_id DESC
                             LIMIT 1
                         )
                     )
-                    OFFSET 0
-                ) AS p
-            )
-            SELECT
-                count(*) AS count,
-                coalesce(bool_or(e.closed_at IS NULL OR e.closed_at > r.closed_at), false) AS is_waited_for
-            FROM elder AS e
-            WHERE e.archived_at IS NULL AND e.run_id <> r.run_id
-        ) AS elders
-        WHERE r.closed_at IS NOT NULL
-            AND r.archived_at IS NULL
-            AND r.closed_at < $1
-            AND ($3::text IS NULL OR r.namespace = $3)
-            AND NOT elders.is_waited_for
-        ORDER BY r.closed_at, elders.count, r.run_id
+                    UNION
+                    SELECT p.run_id, p.closed_at, p.archived_at
+                    FROM elder AS e
+                    CROSS JOIN LATERAL (
+                        SELECT run.created_at
+                        FROM run
+                        WHERE run.run_id = e.run_id
+                        OFFSET 0
+                    ) AS younger
+                    CROSS JOIN LATERAL (
+                        SELECT record.parent_id
+                        FROM record
+                        WHERE record.run_id = e.run_id
+                        OFFSET 0
+                    ) AS k
+                    CROSS JOIN LATERAL (
+                        SELECT run.run_id, run.closed_at, run.archived_at
+                        FROM run
+                        WHERE run.run_id = coalesce(
+                            (
+                                SELECT o.run_id
+                                FROM run AS o
+                                WHERE o.namespace = r.namespace
+                                    AND o.workflow_id = k.parent_id
+                                    AND o.created_at <= younger.created_at
+                                ORDER BY o.run_id DESC
+                                LIMIT 1
+                            ),
+                            (
+                                SELECT o.run_id
+                                FROM run AS o
+                                WHERE o.namespace = r.namespace AND o.workflow_id = k.parent_id
+                                ORDER BY o.run_id DESC
+                                LIMIT 1
+                            )
+                        )
+                        OFFSET 0
+                    ) AS p
+                )
+                SELECT
+                    count(*) AS count,
+                    coalesce(bool_or(e.closed_at IS NULL OR e.closed_at > r.closed_at), false) AS is_waited_for
+                FROM elder AS e
+                WHERE e.archived_at IS NULL AND e.run_id <> r.run_id
+            ) AS elders
+            WHERE r.namespace = owner.namespace
+                AND r.closed_at IS NOT NULL
+                AND r.archived_at IS NULL
+                AND r.closed_at < $1
+                AND NOT elders.is_waited_for
+            ORDER BY r.closed_at, elders.count, r.run_id
+            LIMIT $2
+        ) AS h
+        ORDER BY h.closed_at, h.depth, h.run_id
         LIMIT $2
     ), due AS (
         SELECT h.run_id, h.namespace, h.workflow_id, h.run_id AS head_id, h.closed_at AS last_at, h.depth,
@@ -190,9 +216,17 @@ KEEP_RECORD = Statement(
     """
     INSERT INTO record AS c (
         run_id, namespace, workflow_id, task_queue, created_at, updated_at, completed_at, input, result, error,
-        archived_at, archive_uri
+        archived_at, archive_uri, closing
     )
-    VALUES ($1::uuid, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+    SELECT $1::uuid, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, v.body
+    FROM run AS r
+    LEFT JOIN LATERAL (
+        SELECT event.body
+        FROM event
+        WHERE r.last_seq > 0 AND event.run_id = $1 AND event.seq = r.last_seq
+        OFFSET 0
+    ) AS v ON true
+    WHERE r.run_id = $1
     ON CONFLICT (run_id) DO UPDATE
     SET
         input = excluded.input,
@@ -200,6 +234,7 @@ KEEP_RECORD = Statement(
         error = excluded.error,
         archived_at = excluded.archived_at,
         archive_uri = excluded.archive_uri,
+        closing = excluded.closing,
         event_count = 0
     """
 )

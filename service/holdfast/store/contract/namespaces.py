@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import msgspec
 
-from holdfast.exceptions import AlreadyExists, Invalid
+from holdfast.exceptions import AlreadyExists, Invalid, NotFound
 from holdfast.store.contract.opening import Opened
 from holdfast.store.session import Query
 from holdfast.wire.records import NamespaceRecord
@@ -50,6 +51,17 @@ DELETE_NAMESPACE = Query(
 )
 
 
+SET_RETENTION = Query(
+    """
+    UPDATE namespace AS n
+    SET retention_s = $2
+    WHERE n.name = $1
+    RETURNING n.name
+    """,
+    Name,
+)
+
+
 def check_name(name: str) -> None:
     """1-64 of letters, digits, `_` and `-`."""
     if not _NAME.fullmatch(name):
@@ -81,3 +93,27 @@ async def delete_namespace(store: Opened, name: str) -> bool:
             return False
         writing.tell(name, "NamespaceDeleted", "namespace", name)
         return True
+
+
+async def set_retention(store: Opened, name: str, retention_s: float | None) -> None:
+    """Keep the histories of the namespace's closed runs in Postgres for *retention_s* seconds: then they are archived.
+
+    `math.inf` keeps them for ever, None as long as the service's setting says. A function beside the contract's 54
+    methods, whose records and arguments are given. Raises `Invalid` for what is no length of time, `NotFound`.
+    """
+    if retention_s is not None and (math.isnan(retention_s) or retention_s < 0):
+        raise Invalid(
+            f"retention_s is {retention_s}: expected seconds, 0 or more, or None for the service's setting"
+        )
+    async with store.writing() as writing:
+        if not _NAME.fullmatch(name) or await writing.one(SET_RETENTION, name, retention_s) is None:
+            raise NotFound(f"no namespace {name[:80]!r}: create it first")
+        shown = None if retention_s is None or math.isinf(retention_s) else retention_s
+        writing.tell(
+            name,
+            "NamespaceRetentionSet",
+            "namespace",
+            name,
+            retention_s=shown,
+            is_for_ever=retention_s == math.inf,
+        )

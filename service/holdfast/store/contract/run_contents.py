@@ -307,6 +307,7 @@ UNMARK_RECORD = Statement(
     SET
         archived_at = NULL,
         archive_uri = NULL,
+        closing = NULL,
         event_count = $2,
         input = CASE WHEN r.last_seq = 0 THEN c.input END,
         result = CASE WHEN r.last_seq = 0 THEN c.result END,
