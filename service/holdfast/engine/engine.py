@@ -20,7 +20,16 @@ from holdfast.engine.dispatch import Assigned, Credits
 from holdfast.engine.fitting import pushes
 from holdfast.engine.loops import Spawner
 from holdfast.engine.outcomes import Outcomes
-from holdfast.engine.transact import Change, Committed, CommitUnknown, Outcome, is_retry, transact
+from holdfast.engine.transact import (
+    POSTGRES,
+    Change,
+    Committed,
+    CommitUnknown,
+    Journal,
+    Outcome,
+    is_retry,
+    transact,
+)
 from holdfast.exceptions import HoldfastError, Invalid, NotFound, Unavailable
 from holdfast.metrics import Metrics
 from holdfast.store import views
@@ -40,8 +49,18 @@ BACKOFFS_MAX = 10_000
 class Engine:
     """What a service process knows and does about workflows. One per process; see `app` for its loops."""
 
-    def __init__(self, pool: Pool, bus: Bus, metrics: Metrics, *, name: str, lease_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        bus: Bus,
+        metrics: Metrics,
+        *,
+        name: str,
+        lease_s: float = 10.0,
+        journal: Journal = POSTGRES,
+    ) -> None:
         self.pool = pool
+        self.journal = journal
         self.bus = bus
         self.metrics = metrics
         self.name = name
@@ -96,6 +115,7 @@ class Engine:
                 [change for _, change in items],
                 lease_s=self.lease_s,
                 heard_now=time.monotonic(),
+                journal=self.journal,
             )
         except (Conflict, Unwritable) as error:
             if len(items) == 1:
