@@ -32,7 +32,7 @@ class MemoryEngine(Engine):
         )
         self.tables = tables
         # This bus is never away, so no worker is ever silent for lack of it.
-        self._clock = Clock(self, spared_s=0.0)
+        self.clock = Clock(self, spared_s=0.0)
 
     @classmethod
     @asynccontextmanager
@@ -62,7 +62,7 @@ class MemoryEngine(Engine):
     async def look(self) -> int:
         """Do what is due now; how many things that were. Hints for what waits go out again."""
         handled = 0
-        while step := await self._clock.step():
+        while step := await self.clock.step():
             handled += step
         return handled
 
