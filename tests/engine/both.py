@@ -24,7 +24,7 @@ from holdfast.exceptions import HoldfastError
 from holdfast.memory import MemoryEngine, Tables
 from holdfast.metrics import Metrics
 from holdfast.store import Store
-from holdfast.store.session import Pool, Statement, open_pool
+from holdfast.store.session import Pool, open_pool
 from holdfast.wire import codec, subjects
 from holdfast.wire import messages as m
 from tests.store.rows import Sql
@@ -44,7 +44,7 @@ CLOCK = """
     CREATE FUNCTION moved.now() RETURNS timestamptz LANGUAGE sql STABLE AS 'SELECT at FROM moved.clock';
     CREATE FUNCTION moved.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS 'SELECT at FROM moved.clock';
 """
-USE_CLOCK = Statement("SET search_path TO moved, holdfast, pg_catalog")
+SCHEMAS = "moved, holdfast, pg_catalog"
 MOVE = "UPDATE moved.clock SET at = to_timestamp($1)"
 EMPTY = """
     DELETE FROM event; DELETE FROM task; DELETE FROM activity; DELETE FROM timer; DELETE FROM request;
@@ -131,13 +131,13 @@ class Side:
         return sorted(map(self.named, said))
 
     async def rows(
-        self, names: Iterable[str], numbers: Iterable[int], requests: list[tuple[str, str]]
+        self, runs: Iterable[str], owned: Iterable[tuple[str, int]], requests: list[tuple[str, str]]
     ) -> str:
         """Everything in the rows of these runs, of what they own under these numbers, and of these requests."""
-        ids = [self.ids[name] for name in names]
+        ids = [self.ids[name] for name in runs]
         if not ids:
             return ""
-        keys = [(run_id, seq) for run_id in ids for seq in numbers]
+        keys = [(self.ids[name], seq) for name, seq in owned]
         async with self.engine.pool.session() as session:
             states, _ = await self.engine.journal.lock(session, ids, keys, keys, requests)
         return "\n".join(self.named(_row(state)) for _, state in sorted(states.items()))
@@ -167,17 +167,11 @@ class Bench:
         self._stack = AsyncExitStack()
         self.sql = self.do(self._stack.enter_async_context(Sql.connected(url)))
         self.do(self.sql.connection.execute(CLOCK))
-        self.pool: Pool = self.do(open_pool(url, size=1, name="machine"))
-        self.do(self._use_clock())
+        self.pool: Pool = self.do(open_pool(url, size=1, name="machine", schemas=SCHEMAS))
         self.store = Store(self.pool)
 
     def do(self, work: Coroutine[Any, Any, Any]) -> Any:
         return self.loop.run_until_complete(work)
-
-    async def _use_clock(self) -> None:
-        """Its one connection is kept for good."""
-        async with self.pool.session() as session:
-            await session.run(USE_CLOCK)
 
     async def move(self, now: float) -> None:
         """It is *now* for the database."""

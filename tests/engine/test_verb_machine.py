@@ -71,9 +71,11 @@ class Machine(RuleBasedStateMachine):
         """What was said and what is kept."""
         found, expected = (side.said() for side in self.sides)
         assert found == expected, f"after {what}, said:\n found    {found}\n expected {expected}"
-        numbers = sorted({seq for _, seq in (*self.tables.activities, *self.tables.timers)})
-        names = [self.memory.named(run_id) for run_id in self.tables.runs]
-        rows, wanted = self.example.each(lambda side: side.rows(names, numbers, self.request_ids))
+        runs = [self.memory.named(run_id) for run_id in self.tables.runs]
+        owned = [
+            (self.memory.named(run_id), seq) for run_id, seq in (*self.tables.activities, *self.tables.timers)
+        ]
+        rows, wanted = self.example.each(lambda side: side.rows(runs, owned, self.request_ids))
         assert rows == wanted, f"after {what}, kept:\n found    {rows}\n expected {wanted}"
         self.is_alike = True
 
@@ -352,7 +354,10 @@ class Machine(RuleBasedStateMachine):
 
     @rule(verb=v.read, namespace=v.anywhere, workflow_id=v.workflow_id, n=v.nth, request=v.listing)
     def client_reads(self, verb: str, namespace: str, workflow_id: str, n: int, request: m.List) -> None:
-        named = {"workflow_id": workflow_id, "run_id": None if n % 4 else self.any_run(n // 4)}
+        named: dict[str, Any] = {
+            "workflow_id": workflow_id,
+            "run_id": None if n % 4 else self.any_run(n // 4),
+        }
         runs = list(self.tables.runs)
         match verb:
             case "describe":
@@ -396,7 +401,7 @@ class Machine(RuleBasedStateMachine):
 
     def check_all(self) -> None:
         for run_id, run in list(self.tables.runs.items()):
-            at = {"workflow_id": run.workflow_id, "run_id": self.memory.named(run_id)}
+            at: dict[str, Any] = {"workflow_id": run.workflow_id, "run_id": self.memory.named(run_id)}
             self.call("history", run.namespace, m.History(**at))
             self.call("describe", run.namespace, m.Describe(**at))
             self.check_contract(run_id)
@@ -449,8 +454,9 @@ def bench(database: str) -> Iterator[Bench]:
 
 
 def test_the_engine_on_postgres_does_what_the_one_in_memory_does(bench: Bench) -> None:
+    factory: Any = lambda: Machine(bench)  # noqa: E731 - hypothesis calls it, whatever its types say
     run_state_machine_as_test(
-        lambda: Machine(bench),
+        factory,
         settings=settings(
             max_examples=EXAMPLES,
             stateful_step_count=STEPS,

@@ -33,7 +33,10 @@ behind = st.sampled_from([0] * 6 + [1, -1])
 assumed = st.sampled_from([1] * 6 + [0, 2, None, None])
 task_end = st.sampled_from([m.CompleteWorkflowTask] * 6 + [m.FailWorkflowTask, m.ReleaseTask])
 activity_end = st.sampled_from(
-    [m.CompleteActivity] * 4 + [m.FailActivity] * 3 + [m.CancelActivity, m.ReleaseTask, m.ActivityHeartbeat]
+    [m.CompleteActivity] * 4
+    + [m.FailActivity] * 3
+    + [m.ActivityHeartbeat] * 2
+    + [m.CancelActivity, m.ReleaseTask]
 )
 
 id_reuse = st.sampled_from(["allow"] * 3 + ["allow_if_failed", "reject"])

@@ -73,9 +73,9 @@ def extend(
         task, activity = tables.tasks.get(key), tables.activities.get(key)
         is_ours = task is not None and (task.fence, task.worker, task.namespace) == (fence, worker, namespace)
         if task is not None and is_ours:
-            longest = (task.leased_at or tables.now) + (WORKFLOW_LEASE_MAX_S if task.seq == 0 else lease_s)
-            until = tables.now + lease_s
-            task.lease_until = min(until, longest) if task.seq == 0 else until
+            task.lease_until = tables.now + lease_s
+            if task.seq == 0 and task.leased_at is not None:
+                task.lease_until = min(task.lease_until, task.leased_at + WORKFLOW_LEASE_MAX_S)
             task.deadline = deadline(task)
         is_asked_to_stop = activity is not None and activity.is_cancel_requested
         rows.append(
