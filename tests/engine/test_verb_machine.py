@@ -24,7 +24,7 @@ from tests.engine import verb_shown as shown
 from tests.engine import verb_values as v
 from tests.engine.both import TICK_S, Bench, Example, Side
 
-EXAMPLES, STEPS = 20, 50
+EXAMPLES, STEPS = 300, 50
 REPEATED_MAX = 8
 
 OWED = "SELECT run_id::text, first_seq, last_seq FROM outbox ORDER BY id"
