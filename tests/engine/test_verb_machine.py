@@ -44,6 +44,7 @@ class Machine(RuleBasedStateMachine):
         self.asked: list[tuple[str, str, Any]] = []
         self.request_ids: list[tuple[str, str]] = []
         self.requests = 0
+        self.kept = ""
         self.is_alike = True
 
     # -- asking both -----------------------------------------------------------------------
@@ -55,7 +56,10 @@ class Machine(RuleBasedStateMachine):
         answers = self.example.each(lambda side: side.ask(verb, namespace, resolved(side, request)))
         found, expected = (in_order(side, answer) for side, answer in zip(self.sides, answers, strict=True))
         assert found == expected, f"{verb} {request}:\n found    {found}\n expected {expected}"
+        kept = self.kept
         self.compare(verb)
+        if isinstance(answers[1], m.Reported) and kept == self.kept:
+            self.check_retold(request, answers[1])
         if may_repeat:
             self.asked = [*self.asked[-REPEATED_MAX:], (verb, namespace, request)]
         return answers[1]
@@ -77,7 +81,21 @@ class Machine(RuleBasedStateMachine):
         ]
         rows, wanted = self.example.each(lambda side: side.rows(runs, owned, self.request_ids))
         assert rows == wanted, f"after {what}, kept:\n found    {rows}\n expected {wanted}"
+        self.kept = wanted
         self.is_alike = True
+
+    def check_retold(self, report: Any, answer: m.Reported) -> None:
+        """Who reports again may not have heard the first answer: it names all that the worker holds of the run."""
+        run_id = self.memory.ids[report.run_id]
+        held = {
+            seq: task.fence
+            for (owner, seq), task in self.tables.tasks.items()
+            if owner == run_id and task.worker == report.worker
+        }
+        told = {task.seq: task.fence for task in answer.activity_tasks}
+        if answer.workflow_task is not None:
+            told[0] = answer.workflow_task.fence
+        assert told == held, f"{report} again: told {told}, holds {held}"
 
     def request_id(self, namespace: str, *, is_new: bool, n: int) -> str:
         """A new request id, or one that was used before."""
@@ -89,15 +107,18 @@ class Machine(RuleBasedStateMachine):
         return f"request-{self.requests}"
 
     @initialize(
-        queues=st.lists(v.queue, min_size=1, max_size=3), batch=v.commands, more=v.activity, is_other=v.rarely
+        queues=st.lists(v.queue, min_size=1, max_size=3),
+        opened=st.tuples(v.activity, v.timer, v.timer),
+        batch=v.commands,
+        is_other=v.rarely,
     )
-    def begin(self, queues: Any, batch: list[Any], more: c.ScheduleActivity, is_other: bool) -> None:
+    def begin(self, queues: Any, opened: tuple[Any, ...], batch: list[Any], is_other: bool) -> None:
         """Some runs, and the first turn of one, so that there is something to work on."""
         for workflow_id, queue in zip(v.WORKFLOWS, queues, strict=False):
             self.start("main", workflow_id, queue, "allow", "fail", is_new=True, n=0)
         if is_other:
             self.start("a", v.WORKFLOWS[0], queues[0], "allow", "fail", is_new=True, n=0)
-        for n, commands in enumerate([[more], batch]):
+        for n, commands in enumerate([list(opened), batch]):
             self.end_workflow_task(n, m.CompleteWorkflowTask, commands, off=0, behind=0, failure=None)
 
     # -- clients ---------------------------------------------------------------------------
@@ -251,7 +272,7 @@ class Machine(RuleBasedStateMachine):
         """What the worker says of its free slots, if it does."""
         if n == 0:
             return {}
-        return {"task_queue": task.task_queue, "workflow_slots": n % 3, "activity_slots": n % 4}
+        return {"task_queue": task.task_queue, "workflow_slots": max(n % 4 - 1, 0), "activity_slots": n % 3}
 
     @rule(
         n=v.nth,
