@@ -93,18 +93,21 @@ class Side:
             self.ids[name] = run_id
         return self._names[run_id]
 
-    async def ask(self, verb: str, namespace: str, request: Any) -> Any:
-        """What the verb answers, as whoever asked reads it, or the error that it raises."""
+    async def ask(self, *questions: tuple[str, str, Any]) -> list[Any]:
+        """What each (verb, namespace, request) of one moment is answered, or the error that it raises."""
+        answers = await asyncio.gather(*(self._answer(*question) for question in questions))
+        await self._settle()
+        return answers
+
+    async def _answer(self, verb: str, namespace: str, request: Any) -> Any:
+        """As whoever asked reads it."""
         try:
             codec.check_request(request)
             await self.engine.check_namespace(namespace)
             answer = await VERBS[verb](self.engine, namespace, request)
         except HoldfastError as error:
-            answer = error
-        else:
-            answer = codec.decode(codec.encode(answer), codec.RESPONSES[verb])
-        await self._settle()
-        return answer
+            return error
+        return codec.decode(codec.encode(answer), codec.RESPONSES[verb])
 
     async def look(self) -> int:
         """Everything that is due is done; how much that was."""
@@ -169,6 +172,7 @@ class Bench:
         self.do(self.sql.connection.execute(CLOCK))
         self.pool: Pool = self.do(open_pool(url, size=1, name="machine", schemas=SCHEMAS))
         self.store = Store(self.pool)
+        self.verbs: set[str] = set()
 
     def do(self, work: Coroutine[Any, Any, Any]) -> Any:
         return self.loop.run_until_complete(work)

@@ -20,91 +20,29 @@ from hypothesis.stateful import (
 from holdfast.core import state as s
 from holdfast.wire import commands as c
 from holdfast.wire import messages as m
-from tests.engine import verb_shown as shown
 from tests.engine import verb_values as v
-from tests.engine.both import TICK_S, Bench, Example, Side
+from tests.engine.both import Bench
+from tests.engine.comparing import Comparison
 
 EXAMPLES, STEPS = 300, 50
-REPEATED_MAX = 8
-READS = ("describe", "history", "list", "result")
-
-OWED = "SELECT run_id::text, first_seq, last_seq FROM outbox ORDER BY id"
 
 
 class Machine(RuleBasedStateMachine):
     """Two engines that are told the same. What is to be compared is compared after every step."""
 
-    bench: Bench
-
     def __init__(self, bench: Bench) -> None:
         super().__init__()
-        self.bench = bench
-        self.example = Example(bench, v.NAMESPACES, v.ANSWERING)
-        self.tables = self.example.both.tables
-        self.memory = self.example.both.memory
-        self.asked: list[tuple[str, str, Any]] = []
-        self.request_ids: list[tuple[str, str]] = []
+        self.both = Comparison(bench, v.NAMESPACES, v.ANSWERING)
+        self.tables = self.both.tables
         self.requests = 0
-        self.kept = ""
-        self.is_alike = True
-
-    # -- asking both -----------------------------------------------------------------------
-
-    def call(self, verb: str, namespace: str, request: Any, *, may_repeat: bool = False) -> Any:
-        """Ask both and compare everything. In *request*, names stand for run ids. The answer is that in memory."""
-        self.is_alike = False
-        if verb == "start":
-            # Run ids rise with time.
-            self.example.move(self.tables.now + TICK_S)
-        answers = self.example.each(lambda side: side.ask(verb, namespace, resolved(side, request)))
-        found, expected = (in_order(side, answer) for side, answer in zip(self.sides, answers, strict=True))
-        assert found == expected, f"{verb} {request}:\n found    {found}\n expected {expected}"
-        if verb not in READS:
-            kept = self.kept
-            self.compare(verb)
-            if isinstance(answers[1], m.Reported) and kept == self.kept:
-                self.check_retold(request, answers[1])
-        self.is_alike = True
-        if may_repeat:
-            self.asked = [*self.asked[-REPEATED_MAX:], (verb, namespace, request)]
-        return answers[1]
-
-    @property
-    def sides(self) -> tuple[Side, Side]:
-        return self.example.both.real, self.example.both.memory
-
-    def compare(self, what: str) -> None:
-        """What was said and what is kept."""
-        found, expected = (side.said() for side in self.sides)
-        assert found == expected, f"after {what}, said:\n found    {found}\n expected {expected}"
-        runs = [self.memory.named(run_id) for run_id in self.tables.runs]
-        owned = [
-            (self.memory.named(run_id), seq) for run_id, seq in (*self.tables.activities, *self.tables.timers)
-        ]
-        rows, wanted = self.example.each(lambda side: side.rows(runs, owned, self.request_ids))
-        assert rows == wanted, f"after {what}, kept:\n found    {rows}\n expected {wanted}"
-        self.kept = wanted
-
-    def check_retold(self, report: Any, answer: m.Reported) -> None:
-        """Who reports again may not have heard the first answer: it names all that the worker holds of the run."""
-        run_id = self.memory.ids[report.run_id]
-        held = {
-            seq: task.fence
-            for (owner, seq), task in self.tables.tasks.items()
-            if owner == run_id and task.worker == report.worker
-        }
-        told = {task.seq: task.fence for task in answer.activity_tasks}
-        if answer.workflow_task is not None:
-            told[0] = answer.workflow_task.fence
-        assert told == held, f"{report} again: told {told}, holds {held}"
 
     def request_id(self, namespace: str, *, is_new: bool, n: int) -> str:
         """A new request id, or one that was used before."""
-        used = [request_id for where, request_id in self.request_ids if where == namespace]
+        used = [request_id for where, request_id in self.both.request_ids if where == namespace]
         if used and not is_new:
             return used[-1 - n % len(used)]
         self.requests += 1
-        self.request_ids.append((namespace, f"request-{self.requests}"))
+        self.both.request_ids.append((namespace, f"request-{self.requests}"))
         return f"request-{self.requests}"
 
     @initialize(
@@ -156,7 +94,30 @@ class Machine(RuleBasedStateMachine):
             run_id=self.any_run(n) if by_run else None,
             **({"name": "go"} if kind is m.Signal else {"reason": "enough"}),
         )
-        self.call(kind.__name__.lower(), namespace, request, may_repeat=True)
+        self.both.call(kind.__name__.lower(), namespace, request, may_repeat=True)
+
+    @rule(
+        workflow_ids=st.lists(v.workflow_id, min_size=2, max_size=4),
+        kind=v.id_conflict,
+        numbers=st.lists(v.nth, min_size=4, max_size=4),
+    )
+    def clients_ask_together(self, workflow_ids: Any, kind: str, numbers: Any) -> None:
+        """In one transaction: signals, and one that starts, cancels or terminates. Some have the same request id."""
+        ids = [self.request_id("main", is_new=n % 2 == 0, n=n) for n in numbers]
+        questions: list[tuple[str, str, Any]] = [
+            ("signal", "main", m.Signal(request_id=request_id, workflow_id=workflow_id, name="go"))
+            for request_id, workflow_id in zip(ids, workflow_ids, strict=False)
+        ]
+        named: dict[str, Any] = {"request_id": ids[-1], "workflow_id": workflow_ids[0]}
+        other: tuple[str, str, Any] = ("cancel", "main", m.Cancel(**named))
+        match numbers[-1] % 4:
+            case 1:
+                other = ("terminate", "main", m.Terminate(**named))
+            case 2 | 3:
+                start = m.Start(**named, workflow_type="order", task_queue="q", id_conflict=kind)
+                other = ("start", "main", start)
+        questions.insert(numbers[0] % 3, other)
+        self.both.call_all(questions, may_repeat=True)
 
     def start(
         self, namespace: str, workflow_id: str, queue: str, reuse: str, conflict: str, *, is_new: bool, n: int
@@ -169,17 +130,17 @@ class Machine(RuleBasedStateMachine):
             id_reuse=reuse,
             id_conflict=conflict,
         )
-        self.call("start", namespace, request, may_repeat=True)
+        self.both.call("start", namespace, request, may_repeat=True)
 
-    @precondition(lambda self: self.asked)
+    @precondition(lambda self: self.both.asked)
     @rule(n=v.nth)
     def repeat(self, n: int) -> None:
         """Somebody did not hear the answer: the same again."""
-        self.call(*self.asked[-1 - n % len(self.asked)])
+        self.both.call(*self.both.asked[-1 - n % len(self.both.asked)])
 
     def any_run(self, n: int) -> str:
         """The name of a run, the newest first; sometimes there is none of that name."""
-        names = [self.memory.named(run_id) for run_id in self.tables.runs]
+        names = [self.both.memory.named(run_id) for run_id in self.tables.runs]
         return names[-1 - n] if n < len(names) else v.NOBODY
 
     # -- workers ---------------------------------------------------------------------------
@@ -187,7 +148,7 @@ class Machine(RuleBasedStateMachine):
     @rule(namespace=v.namespace, worker=v.worker, queue=v.queue, workflows=v.slots, activities=v.slots)
     def claim(self, namespace: str, worker: str, queue: str, workflows: int, activities: int) -> None:
         # Of activities of one run that became ready in one moment, any may go first.
-        capped = self.memory.engine.credits.roster.capped(worker, workflows, activities)[1]
+        capped = self.both.memory.engine.credits.roster.capped(worker, workflows, activities)[1]
         ready = sorted(
             (task.ready_at, task.run_id)
             for task in self.tables.tasks.values()
@@ -200,7 +161,7 @@ class Machine(RuleBasedStateMachine):
         request = m.Claim(
             worker=worker, task_queue=queue, workflow_slots=workflows, activity_slots=activities
         )
-        self.call("claim", namespace, request)
+        self.both.call("claim", namespace, request)
 
     def held(self, n: int, *, is_workflow: bool) -> s.Task | None:
         """A task that some worker holds; if none does, one is claimed."""
@@ -215,7 +176,7 @@ class Machine(RuleBasedStateMachine):
                 return None
             task = ready[n % len(ready)]
             request = m.Claim(worker="w1", task_queue=task.task_queue, workflow_slots=9, activity_slots=9)
-            self.call("claim", task.namespace, request)
+            self.both.call("claim", task.namespace, request)
         return None
 
     def commands(self, run_id: str, batch: list[Any]) -> list[c.AnyCommand]:
@@ -241,7 +202,7 @@ class Machine(RuleBasedStateMachine):
 
     def lease(self, task: s.Task, off: int) -> dict[str, Any]:
         return {
-            "run_id": self.memory.named(task.run_id),
+            "run_id": self.both.memory.named(task.run_id),
             "worker": task.worker or "w1",
             "fence": max(task.fence + off, 0),
         }
@@ -267,7 +228,7 @@ class Machine(RuleBasedStateMachine):
                 report = m.FailWorkflowTask(**lease, cause="payload", failure=failure)
             case _:
                 report = m.ReleaseTask(**lease)
-        self.call("report", task.namespace, report, may_repeat=True)
+        self.both.call("report", task.namespace, report, may_repeat=True)
 
     def slots(self, task: s.Task, n: int) -> dict[str, Any]:
         """What the worker says of its free slots, if it does."""
@@ -315,9 +276,9 @@ class Machine(RuleBasedStateMachine):
                 report = m.ReleaseTask(**lease)
             case _:
                 beat = m.ActivityHeartbeat(**lease, details=f"[{n}]".encode())
-                self.call("activity_heartbeat", task.namespace, beat)
+                self.both.call("activity_heartbeat", task.namespace, beat)
                 return
-        self.call("report", task.namespace, report, may_repeat=True)
+        self.both.call("report", task.namespace, report, may_repeat=True)
 
     @rule(
         namespace=v.namespace,
@@ -342,7 +303,7 @@ class Machine(RuleBasedStateMachine):
     ) -> None:
         """A worker tells that it lives, with everything that it holds."""
         leases = [
-            m.Lease(self.memory.named(task.run_id), task.seq, max(task.fence + off, 0))
+            m.Lease(self.both.memory.named(task.run_id), task.seq, max(task.fence + off, 0))
             for task in self.tables.tasks.values()
             if task.worker == worker
         ]
@@ -356,22 +317,18 @@ class Machine(RuleBasedStateMachine):
             max_activities=most,
             is_stopping=is_stopping,
         )
-        self.call("heartbeat", namespace, beat)
+        self.both.call("heartbeat", namespace, beat)
 
     # -- time ------------------------------------------------------------------------------
 
     @rule(seconds=v.seconds, is_looked=st.sampled_from([True, True, True, False]))
     def time_passes(self, seconds: float | None, is_looked: bool) -> None:
         """None: until something is due, to the moment. The clock may be late to look."""
-        self.is_alike = False
         due = self.tables.next_due()
         if seconds is not None or due is not None:
-            self.example.move(self.tables.now + seconds if seconds is not None else due or 0.0)
+            self.both.example.move(self.tables.now + seconds if seconds is not None else due or 0.0)
         if is_looked:
-            found, expected = self.example.each(Side.look)
-            assert found == expected, f"the clock found {found} things to do, expected {expected}"
-        self.compare("the clock's look")
-        self.is_alike = True
+            self.both.look()
 
     # -- reads -----------------------------------------------------------------------------
 
@@ -384,93 +341,26 @@ class Machine(RuleBasedStateMachine):
         runs = list(self.tables.runs)
         match verb:
             case "describe":
-                self.call(verb, namespace, m.Describe(**named))
-                self.call("result", namespace, m.Result(**named, wait_s=0.0))
+                self.both.call(verb, namespace, m.Describe(**named))
+                self.both.call("result", namespace, m.Result(**named, wait_s=0.0))
             case "history":
-                self.call(verb, namespace, m.History(**named, after=n - 1, limit=request.limit))
+                self.both.call(verb, namespace, m.History(**named, after=n - 1, limit=request.limit))
             case "list":
                 cursor = None if request.workflow_id is None else self.any_run(n)
-                self.call(verb, namespace, msgspec.structs.replace(request, cursor=cursor))
+                self.both.call(verb, namespace, msgspec.structs.replace(request, cursor=cursor))
             case _ if runs:
-                self.check_contract(runs[-1 - n % len(runs)])
-                self.check_figures(namespace)
-
-    def check_contract(self, run_id: str) -> None:
-        """The store contract shows the run as the tables in memory have it."""
-        run = self.tables.runs[run_id]
-        real_id = self.example.both.real.ids[self.memory.named(run_id)]
-        for method, arguments, expected in shown.of_run(self.tables, run):
-            at = {"namespace": run.namespace, "run_id": real_id}
-            found = self.bench.do(getattr(self.bench.store, method)(*arguments, **at))
-            self.check_same(f"{method} of {arguments}", found, expected)
-
-    def check_figures(self, namespace: str) -> None:
-        """As `check_contract`, lists and counts."""
-        for method, arguments, expected in shown.of_namespace(self.tables, namespace):
-            found = self.bench.do(getattr(self.bench.store, method)(*arguments))
-            self.check_same(f"{method} of {arguments}", found, expected)
-
-    def check_same(self, what: str, found: Any, expected: Any) -> None:
-        real, memory = self.sides
-        assert real.named(found) == memory.named(expected), (
-            f"{what}:\n found    {real.named(found)}\n expected {memory.named(expected)}"
-        )
+                self.both.check_contract(runs[-1 - n % len(runs)])
+                self.both.check_figures(namespace)
 
     # -- the end ---------------------------------------------------------------------------
 
     def teardown(self) -> None:
         """In the end every history reads the same, and the feed is owed each event once, in order."""
         try:
-            if self.is_alike:
-                self.check_all()
+            if self.both.is_alike:
+                self.both.check_all()
         finally:
-            self.example.end()
-
-    def check_all(self) -> None:
-        for run_id, run in list(self.tables.runs.items()):
-            at: dict[str, Any] = {"workflow_id": run.workflow_id, "run_id": self.memory.named(run_id)}
-            self.call("history", run.namespace, m.History(**at))
-            self.check_contract(run_id)
-        for namespace in v.NAMESPACES:
-            self.call("list", namespace, m.List())
-            self.check_figures(namespace)
-        owed: dict[str, int] = {}
-        for run_id, first, last in self.bench.do(self.bench.sql(OWED)):
-            assert first == owed.get(run_id, 0) + 1, (
-                f"the feed is owed event {first} of {run_id} out of order"
-            )
-            owed[run_id] = last
-        heads = {self.memory.named(run_id): run.last_seq for run_id, run in self.tables.runs.items()}
-        assert {self.example.both.real.named(run_id): last for run_id, last in owed.items()} == heads
-
-
-def resolved(side: Side, request: Any) -> Any:
-    """*request* with the side's run ids in place of names."""
-    changes: dict[str, Any] = {}
-    for field in ("run_id", "cursor"):
-        name = getattr(request, field, None)
-        if name is not None:
-            changes[field] = side.ids.get(name, name)
-    if isinstance(request, m.WorkerHeartbeat):
-        changes["leases"] = [
-            m.Lease(side.ids[lease.run_id], lease.seq, lease.fence) for lease in request.leases
-        ]
-    return msgspec.structs.replace(request, **changes) if changes else request
-
-
-def in_order(side: Side, answer: Any) -> str:
-    """*answer* in words; what has no order in one. An error is told with its class and facts."""
-    changes: dict[str, Any] = {}
-    match answer:
-        case Exception():
-            return side.named(f"{type(answer).__name__} {answer} {getattr(answer, 'details', '')}")
-        case m.Tasks() | m.Reported():
-            key = lambda task: (side.named(task.run_id), task.seq)  # noqa: E731
-            changes["activity_tasks"] = sorted(answer.activity_tasks, key=key)
-        case m.WorkerAnswer():
-            for field in ("lost", "cancelled"):
-                changes[field] = sorted(getattr(answer, field), key=side.named)
-    return side.named(msgspec.structs.replace(answer, **changes) if changes else answer)
+            self.both.example.end()
 
 
 @pytest.fixture
@@ -494,3 +384,4 @@ def test_the_engine_on_postgres_does_what_the_one_in_memory_does(bench: Bench) -
             suppress_health_check=list(HealthCheck),
         ),
     )
+    assert bench.verbs == set(m.VERBS), "the machine asks every verb"

@@ -98,7 +98,7 @@ def outcome(last: e.Event) -> tuple[str | None, str | None]:
         case e.WorkflowFailed(failure=failure):
             return None, failure.message
         case e.WorkflowTerminated(reason=reason):
-            return None, reason
+            return None, reason or None
     return None, None
 
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from holdfast.core import state as s
 from holdfast.store.journal import Address, Resolved
-from holdfast.store.session import Session
+from holdfast.store.session import Conflict, Session
 from holdfast.store.views import EventRow
 from holdfast.wire import codec
 
@@ -81,7 +81,13 @@ class Tables:
         return states, self.now
 
     async def record(self, _: Session, states: Sequence[s.RunState]) -> set[str]:
-        """As `store.record.record`; nobody can be faster, so no new run is lost."""
+        """As `store.record.record`; nobody can be faster, so no new run is lost.
+
+        Raises `Conflict`, and then writes nothing, if a request id was used twice in one batch.
+        """
+        names = [(kept.namespace, kept.request_id) for state in states for kept in state.new_requests]
+        if len(set(names)) < len(names) or self.requests.keys() & names:
+            raise Conflict("one request id stands for several requests of a batch")
         # Runs that exist first, so that one batch can end a run and start the next of its workflow id.
         for state in sorted(states, key=lambda state: state.is_new):
             self._write(state)
