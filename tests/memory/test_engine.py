@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
+from holdfast.api.rpc import serve_rpc
 from holdfast.bus import Msg
 from holdfast.engine.verbs import VERBS
 from holdfast.exceptions import LeaseLost, NotFound
 from holdfast.memory import MemoryEngine, MemoryPool, Tables
+from holdfast.sdk.rpc import Rpc
 from holdfast.store.outbox import READ_OWED
+from holdfast.wire import codec, subjects
 from holdfast.wire import commands as c
 from holdfast.wire import events as e
 from holdfast.wire import messages as m
@@ -162,6 +166,29 @@ async def test_what_a_request_was_kept_for_is_forgotten_after_two_days(asked: As
 async def test_an_unknown_workflow_is_not_found(asked: Asked) -> None:
     with pytest.raises(NotFound):
         await asked.ask("describe", m.Describe(workflow_id="nobody"))
+
+
+async def test_it_answers_over_its_bus_as_a_service_does(asked: Asked) -> None:
+    """A client and a worker in this process need nothing but the bus; what nobody claims is pushed to who has room."""
+    bus = asked.engine.bus
+    await serve_rpc(asked.engine, bus)
+    rpc = Rpc(bus, "main")
+    pushed: asyncio.Future[m.Push] = asyncio.get_running_loop().create_future()
+
+    async def take(_: str, data: bytes) -> bytes:
+        pushed.set_result(codec.decode(data, m.Push))
+        return b""
+
+    bus.respond(subjects.worker("main", "w1"), take)
+    await rpc.call("claim", m.Claim(worker="w1", task_queue="q", workflow_slots=1), 5.0)
+    start = m.Start(request_id="s", workflow_id="order-1", workflow_type="order", task_queue="q")
+
+    started: m.Started = await rpc.call("start", start, 5.0)
+
+    (task,) = (await pushed).workflow_tasks
+    assert task.run_id == started.run_id
+    with pytest.raises(NotFound):
+        await Rpc(bus, "nowhere").call("start", start, 5.0)
 
 
 async def test_a_query_that_the_pool_does_not_know_is_a_bug() -> None:

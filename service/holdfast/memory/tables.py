@@ -63,6 +63,7 @@ class Tables:
         """As `store.journal.lock`."""
         ids = sorted(set(run_ids) & self.runs.keys())
         asked = sorted({*named, *((run_id, 0) for run_id in ids)})
+        asked_timers = sorted(set(named_timers))
         states: dict[str, s.RunState] = {}
         for run_id in ids:
             run = self.runs[run_id]
@@ -71,7 +72,7 @@ class Tables:
                 first_new_seq=run.last_seq + 1,
                 tasks=_copies(self.tasks, run_id, asked),
                 activities=_copies(self.activities, run_id, asked),
-                timers=_copies(self.timers, run_id, named_timers),
+                timers=_copies(self.timers, run_id, asked_timers),
                 requests={
                     name: copy.copy(self.requests[namespace, name])
                     for namespace, name in requests
