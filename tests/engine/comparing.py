@@ -112,10 +112,10 @@ class Comparison:
             self.check_same(f"{method} of {arguments}", found, expected)
 
     def check_same(self, what: str, found: Any, expected: Any) -> None:
-        real, memory = self.sides
-        assert real.named(found) == memory.named(expected), (
-            f"{what}:\n found    {real.named(found)}\n expected {memory.named(expected)}"
-        )
+        """What the real side showed is what was expected of the one in memory."""
+        shown_real, shown_memory = self.sides[0].named(found), self.memory.named(expected)
+        self.is_alike = shown_real == shown_memory
+        assert self.is_alike, f"{what}:\n found    {shown_real}\n expected {shown_memory}"
 
     def check_all(self) -> None:
         """Every history reads the same, and the feed is owed each event once, in order."""
