@@ -51,6 +51,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "archive": {"config", "exceptions", "wire"},
     "engine": SHELL - {"engine"},
     "api": SHELL,
+    # The engine on tables in this process: for tests of users, and as the model of the real one's.
+    "memory": SHELL,
     "app": SHELL | {"api"},
     # The SDK: in a user's program there is no server.
     **{part: (SDK | {"bus", "wire"}) - {part} for part in SDK - {"exceptions"}},
@@ -58,7 +60,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # Embedded servers and the first screen; the service itself runs as processes of their own.
     "dev": SDK | {"bus", "config", "logs", "store", "wire"},
     # Tests of users: the SDK, the real core in memory, and the embedded stack.
-    "testing": SDK | {"app", "bus", "config", "core", "dev", "store", "wire"},
+    "testing": SDK | {"app", "bus", "config", "core", "dev", "memory", "store", "wire"},
     # Measures the system from outside, over the public SDK.
     "bench": SDK | {"dev"},
     "cli": SDK | SHELL | {"api", "app", "bench", "dev", "testing"},

@@ -200,3 +200,21 @@ async def test_a_queue_behind_one_that_backs_off_is_found(pool: Pool, sql: Sql) 
     await sql("UPDATE task SET ready_at = now() + interval '5 s' WHERE task_queue IN ('a', 'b')")
 
     assert [queue.task_queue for queue in await due_work.ready_queues(pool)] == ["c"]
+
+
+@pytest.mark.parametrize("spare_leases", [False, True])
+async def test_equal_deadlines_come_in_the_order_in_which_the_tasks_were_made(
+    pool: Pool, sql: Sql, spare_leases: bool
+) -> None:
+    """They used to come as the index held them: an activity that was heard of last timed out last."""
+    run_id = await start(pool)
+    await turn(pool, run_id, *(schedule(seq, schedule_to_close_s=60.0) for seq in (1, 2, 3)))
+    for seq in (3, 2, 1):
+        await sql(
+            "UPDATE task SET close_by = '2020-01-01 00:00Z', deadline = '2020-01-01 00:00Z' WHERE seq = $1",
+            seq,
+        )
+
+    due = await due_work.due_tasks(pool, 10, spare_leases=spare_leases)
+
+    assert [task.seq for task in due] == [1, 2, 3]

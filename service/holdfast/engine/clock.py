@@ -39,9 +39,11 @@ class Clock:
         *,
         sweep_s: float = 1.0,
         sweep_away_s: float = 0.25,
+        spared_s: float = SPARED_S,
         hear_schedule: Callable[[float | None], None] | None = None,
     ) -> None:
         self._engine = engine
+        self._spared_s = spared_s
         # Told in how many seconds the next schedule is due, so that the scheduler needs no pulse of its own.
         self._hear_schedule = hear_schedule
         self._sweep_s = sweep_s
@@ -104,7 +106,7 @@ class Clock:
     @property
     def _spares_leases(self) -> bool:
         """Workers that cannot reach us are not dead: after the bus is back they get some time to say so."""
-        spared_s = min(self._engine.lease_s, SPARED_S)
+        spared_s = min(self._engine.lease_s, self._spared_s)
         return not self._was_up or time.monotonic() - self._bus_up_since < spared_s
 
     async def _fire_timers(self) -> int:

@@ -23,8 +23,18 @@ from holdfast.engine.faults import failed_inside, failed_together
 from holdfast.engine.fitting import pushes
 from holdfast.engine.loops import Spawner
 from holdfast.engine.outcomes import Outcomes
-from holdfast.engine.recent import Recent
-from holdfast.engine.transact import Change, Committed, CommitUnknown, Known, Outcome, is_retry, transact
+from holdfast.engine.recent import Item, Recent
+from holdfast.engine.transact import (
+    POSTGRES,
+    Change,
+    Committed,
+    CommitUnknown,
+    Journal,
+    Known,
+    Outcome,
+    is_retry,
+    transact,
+)
 from holdfast.exceptions import HoldfastError, Invalid, NotFound, Unavailable
 from holdfast.metrics import Metrics
 from holdfast.store import views
@@ -34,7 +44,6 @@ from holdfast.wire import events as e
 from holdfast.wire import messages as m
 from holdfast.wire.subjects import TaskKind
 
-Item = tuple[int, Change]
 Tried = tuple[int, Change, Outcome | HoldfastError]
 
 BATCH_MAX = 200
@@ -56,8 +65,10 @@ class Engine:
         name: str,
         lease_s: float = 10.0,
         archive: Archive | None = None,
+        journal: Journal = POSTGRES,
     ) -> None:
         self.pool = pool
+        self.journal = journal
         self.bus = bus
         self.metrics = metrics
         self.name = name
@@ -89,9 +100,7 @@ class Engine:
     async def _carry_out(self, changes: Sequence[Change]) -> list[Outcome | BaseException]:
         results: list[Outcome | BaseException] = [Unavailable("not tried")] * len(changes)
         open_items = list(enumerate(changes))
-        known, open_items = self.recent.split(
-            [((i, ch), ch.run_id, ch.request if ch.slot is None else None) for i, ch in open_items]
-        )
+        known, open_items = self.recent.split(open_items)
         for _ in range(TRIES_MAX):
             # What is known first, in a transaction of its own: nobody's lock keeps it waiting.
             done = await self._try_known(known) if known else []
@@ -129,6 +138,7 @@ class Engine:
                 lease_s=self.lease_s,
                 heard_now=time.monotonic(),
                 known=known,
+                journal=self.journal,
             )
         except (Conflict, Unwritable) as error:
             if len(items) == 1:

@@ -7,12 +7,11 @@ decide anything. Lost connections, other processes and long pauses make them wro
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
 
 from holdfast.core import state as s
-from holdfast.core.requests import Request
+from holdfast.engine.transact import Change
 from holdfast.store.record import TOO_EARLY_S, TOO_LATE_S
 from holdfast.wire import messages as m
 
@@ -25,7 +24,7 @@ WINDOW_S = 5.0
 # They stand or fall with a fence, which the write compares, and need nothing that is not open.
 _REPORTS = (m.CompleteActivity, m.CompleteWorkflowTask, m.FailActivity, m.FailWorkflowTask, m.CancelActivity)
 
-Item = TypeVar("Item")
+Item = tuple[int, Change]
 
 
 class DatabaseTime:
@@ -99,22 +98,25 @@ class Recent:
         self._states.clear()
         self.time.forget()
 
-    def split(
-        self, asked: Sequence[tuple[Item, str, Request | m.Start | None]]
-    ) -> tuple[list[Item], list[Item]]:
-        """Which of the items (each with its run id, if it names one, and its request) need not be read first; the others.
-
-        One without a request has to be among the others.
-        Those of one run stay together, in their order.
-        """
+    def split(self, items: Sequence[Item]) -> tuple[list[Item], list[Item]]:
+        """Which of the changes need nothing read first; the others. Those of one workflow id stay together, in their order."""
+        keys = [self._key(change) for _, change in items]
+        asked = Counter(key for key in keys if key is not None)
         to_read = {
-            run_id
-            for _, run_id, request in asked
-            if run_id and not (isinstance(request, _REPORTS) and run_id in self._states)
+            key
+            for key, (_, change) in zip(keys, items, strict=True)
+            if not isinstance(change.request, _REPORTS)
+            and (change.slot is not None or not isinstance(change.request, m.Start) or asked[key] > 1)
         }
         known: list[Item] = []
         others: list[Item] = []
-        for item, run_id, request in asked:
-            is_known = isinstance(request, m.Start) or (run_id and run_id not in to_read)
-            (known if is_known else others).append(item)
+        for key, item in zip(keys, items, strict=True):
+            (others if key is None or key in to_read else known).append(item)
         return known, others
+
+    def _key(self, change: Change) -> tuple[str, str] | None:
+        """The namespace and workflow id that a change is about, as far as it is known."""
+        if change.address is not None:
+            return change.namespace, change.address.workflow_id
+        state = self._states.get(change.run_id)
+        return None if state is None else (state.run.namespace, state.run.workflow_id)

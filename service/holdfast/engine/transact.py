@@ -7,7 +7,7 @@ A refused request refuses alone; the rest of the batch commits. What must happen
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -86,6 +86,26 @@ class CommitUnknown(OutcomeUnknown):
         self.assigned = assigned
 
 
+class Journal(msgspec.Struct, frozen=True):
+    """Where runs are found, locked and written. Each function does what that of `holdfast.store` does."""
+
+    resolve: Callable[[Session, Sequence[Address]], Awaitable[list[Resolved]]]
+    lock: Callable[
+        [
+            Session,
+            Iterable[str],
+            Iterable[tuple[str, int]],
+            Iterable[tuple[str, int]],
+            Sequence[tuple[str, str]],
+        ],
+        Awaitable[tuple[dict[str, s.RunState], float]],
+    ]
+    record: Callable[..., Awaitable[Written]]
+
+
+POSTGRES = Journal(journal.resolve, journal.lock, record)
+
+
 class _Retry(HoldfastError):
     """The run that the change speaks of is another one by now: decide again in a new transaction."""
 
@@ -107,6 +127,7 @@ async def transact(
     lease_s: float,
     heard_now: float,
     known: Known | None = None,
+    journal: Journal = POSTGRES,
 ) -> Committed:
     """Carry out *changes* in one transaction.
 
@@ -115,7 +136,7 @@ async def transact(
 
     Raises what `Pool.transaction` raises: then nothing happened, or (`CommitUnknown`) nobody knows.
     """
-    batch = _Batch()
+    batch = _Batch(journal)
     try:
         async with pool.transaction(is_deferred=True) as session:
             if known is None:
@@ -132,7 +153,7 @@ async def transact(
                 heard_now=heard_now,
                 lease_s=lease_s,
             )
-            written = await record(
+            written = await journal.record(
                 session,
                 batch.states(),
                 batch.slots.fired,
@@ -156,7 +177,8 @@ def is_retry(outcome: Outcome | HoldfastError) -> bool:
 class _Batch:
     """The working set of one transaction."""
 
-    def __init__(self) -> None:
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
         self.now = 0.0
         self.locked: dict[str, s.RunState] = {}
         self.opened: dict[tuple[str, str], s.RunState] = {}
@@ -180,7 +202,7 @@ class _Batch:
             {ch.address: None for ch in changes if ch.address is not None and ch.address.run_id is None}
         )
         if addresses:
-            found = await journal.resolve(session, addresses)
+            found = await self.journal.resolve(session, addresses)
             self.resolved = dict(zip(addresses, found, strict=True))
             self.now = found[0].now
         run_ids = {run_id for change in changes if (run_id := self._to_lock(change))}
@@ -190,7 +212,7 @@ class _Batch:
             requests = [
                 (ch.namespace, ch.request.message.request_id) for ch in changes if isinstance(ch.request, Ask)
             ]
-            self.locked, self.now = await journal.lock(session, run_ids, activities, timers, requests)
+            self.locked, self.now = await self.journal.lock(session, run_ids, activities, timers, requests)
         self.now = max(self.now, await self.slots.lock(session, [ch.slot for ch in changes if ch.slot]))
 
     def believe(self, known: Known, changes: Sequence[Change]) -> None:

@@ -62,7 +62,7 @@ DUE_TASKS = Query(
     SELECT t.run_id::text AS run_id, t.seq, t.namespace, t.task_queue, t.worker
     FROM task AS t
     WHERE t.deadline <= now()
-    ORDER BY t.deadline
+    ORDER BY t.deadline, t.run_id, t.seq  -- equal ones of a run end in the order they were made
     LIMIT $1
     """,
     DueTask,
@@ -77,7 +77,7 @@ DUE_TIMEOUTS = Query(
         AND (t.worker IS NULL OR t.close_by <= now()
             OR t.leased_at + make_interval(secs => t.start_to_close_s) <= now()
             OR t.heartbeat_at + make_interval(secs => t.heartbeat_s) <= now())
-    ORDER BY t.deadline
+    ORDER BY t.deadline, t.run_id, t.seq
     LIMIT $1
     """,
     DueTask,

@@ -263,8 +263,11 @@ class Pool:
             self._pool.terminate()
 
 
-async def open_pool(url: str, *, size: int, name: str) -> Pool:
-    """A pool of up to *size* connections. It connects when first used: what is wrong with *url* is told then."""
+async def open_pool(url: str, *, size: int, name: str, schemas: str = "holdfast") -> Pool:
+    """A pool of up to *size* connections. It connects when first used: what is wrong with *url* is told then.
+
+    In *schemas*, one after the other, statements find what they name.
+    """
     pool = await asyncpg.create_pool(
         url,
         min_size=0,
@@ -275,7 +278,7 @@ async def open_pool(url: str, *, size: int, name: str) -> Pool:
         reset=_no_reset,
         server_settings={
             "application_name": name,
-            "search_path": "holdfast",
+            "search_path": schemas,
             "jit": "off",
             # Planned once: the statements are the same whatever the arrays hold.
             "plan_cache_mode": "force_generic_plan",
