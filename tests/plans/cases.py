@@ -190,7 +190,7 @@ CONTRACT: dict[str, Case] = {
     "purge": Case(archiving.PURGE, (CLOSED, "2020-01-01"), "run_pkey", 0, work=20),
     "stale leases": Case(dispatch.LOCK_STALE, (NOON + 45,), "record_leased", 4),
     "dead workers": Case(workers.LOCK_DEAD, (NOON + 250,), "worker_silent", 3),
-    "held by the dead": Case(workers.LOCK_HELD_RUNS, (["x1"], ["busy"]), "record_held", 60, work=1300),
+    "held by the dead": Case(workers.LOCK_HELD_RUNS, (["x1"], ["busy"]), "task_deadline", 60, work=2500),
     "run by address": Case(addressing.LOCK_ADDRESSED, NAMED, "run_chain", 1),
     "run of an activity": Case(activities.LOCK_OWNER, (100,), "record_activity_pkey", 1),
     "stale leases released": Case(
@@ -204,7 +204,7 @@ CONTRACT: dict[str, Case] = {
     ),
     "leased to the dead": Case(workers.LAPSE_TASKS, ([RUN], ["x1"], ["busy"], 1.7e9), "task_pkey", 0, work=4),
     "namespace's figures": Case(stats.NAMESPACE_STATS, ("main",), "run_open", 1, work=80),
-    "queues' figures": Case(stats.QUEUE_STATS, ("main",), "record_activity_ready", 1, work=300),
+    "queues' figures": Case(stats.QUEUE_STATS, ("main",), "record_activity_ready", 1, work=4500),
 }
 CASES: dict[str, Case] = {
     f"{group} {name}": case
