@@ -6,7 +6,13 @@ import math
 
 from holdfast.core import record_activities as rules
 from holdfast.exceptions import Invalid
-from holdfast.store.contract.door import check_json, check_moment, check_number, check_unicode
+from holdfast.store.contract.door import (
+    check_json,
+    check_moment,
+    check_moment_if_any,
+    check_number,
+    check_unicode,
+)
 from holdfast.wire import codec
 from holdfast.wire.records import (
     ACTIVITY_STATUSES,
@@ -41,7 +47,7 @@ def _check_activity(activity: WorkflowActivity) -> None:
         if seconds is not None and not (math.isfinite(seconds) and 0 <= seconds <= 1e12):
             raise Invalid(field)
     for field in ("scheduled_at", "started_at", "completed_at", "last_heartbeat"):
-        check_moment(field, getattr(activity, field))
+        check_moment_if_any(field, getattr(activity, field))
 
 
 async def create_activity(

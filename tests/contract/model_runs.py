@@ -6,7 +6,13 @@ import json
 import math
 
 from holdfast.exceptions import AlreadyExists, Invalid, NotFound, Refused
-from holdfast.store.contract.door import check_json, check_moment, check_number, check_unicode
+from holdfast.store.contract.door import (
+    check_json,
+    check_moment,
+    check_moment_if_any,
+    check_number,
+    check_unicode,
+)
 from holdfast.wire import codec
 from holdfast.wire.records import (
     TERMINAL_STATUSES,
@@ -39,7 +45,7 @@ def _check_record(record: WorkflowRecord) -> None:
     if record.run_id is not None:
         codec.check_run_id(record.run_id)
     for field in ("created_at", "updated_at", "completed_at", "archived_at"):
-        check_moment(field, getattr(record, field))
+        check_moment_if_any(field, getattr(record, field))
 
 
 async def create_workflow(self: State, workflow: WorkflowRecord) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import msgspec
 
 from holdfast.exceptions import Invalid, NotFound
-from holdfast.store.contract.door import check_address, check_moment
+from holdfast.store.contract.door import check_address, check_moment_if_any
 from holdfast.wire.records import (
     TERMINAL_STATUSES,
     ApiKeyRecord,
@@ -142,7 +142,7 @@ class State:
 def check_moments(**moments: float | None) -> None:
     """Every one is a time, or None."""
     for name, at in moments.items():
-        check_moment(name, at)
+        check_moment_if_any(name, at)
 
 
 def json_object(text: str) -> dict[str, Any]:

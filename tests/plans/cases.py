@@ -142,6 +142,7 @@ ENGINE: dict[str, Case] = {
     "next schedule": Case(schedule_rows.NEXT_SCHEDULE, (), "schedule_due", 1),
     "schedules due": Case(schedule_rows.LOCK_DUE, (NOON + 1e9, 10, "scheduler", "me", 1), "schedule_due", 10),
     "queued slots": Case(slot_rows.READ_QUEUED, ("", "", 10, 5), "schedule_fire_queued", 2),
+    "list of an id": Case(views.LIST_CHAIN, ("main", None, None, False, None, 10, "w7"), "run_chain", 1),
     "history": Case(views.READ_EVENTS, ([RUN], [0], [9], 100, 1_000_000, 1_000_000), "event_pkey", 1),
     "types of events": Case(views.EVENT_TYPES, (RUN, 1, 9), "event_pkey", 1),
     "delivered": Case(outbox.DELETE_OWED, ([1, 2, 3], "scheduler", "me", 1), "outbox_pkey", 0, work=6),
@@ -224,7 +225,7 @@ CONTRACT: dict[str, Case] = {
     "purge": Case(archiving.PURGE, (CLOSED, "2020-01-01"), "run_pkey", 0, work=20),
     "stale leases": Case(dispatch.LOCK_STALE, (NOON + 45,), "record_leased", 4),
     "dead workers": Case(workers.LOCK_DEAD, (NOON + 250,), "worker_silent", 3),
-    "held by the dead": Case(workers.LOCK_HELD_RUNS, (["x1"], ["busy"]), "record_held", 60, work=1300),
+    "held by the dead": Case(workers.LOCK_HELD_RUNS, (["x1"], ["busy"]), "task_deadline", 60, work=2500),
     "run by address": Case(addressing.LOCK_ADDRESSED, NAMED, "run_chain", 1),
     "run of an activity": Case(activities.LOCK_OWNER, (100,), "record_activity_pkey", 1),
     "stale leases released": Case(
@@ -238,7 +239,7 @@ CONTRACT: dict[str, Case] = {
     ),
     "leased to the dead": Case(workers.LAPSE_TASKS, ([RUN], ["x1"], ["busy"], 1.7e9), "task_pkey", 0, work=4),
     "namespace's figures": Case(stats.NAMESPACE_STATS, ("main",), "run_open", 1, work=80),
-    "queues' figures": Case(stats.QUEUE_STATS, ("main",), "record_activity_ready", 1, work=300),
+    "queues' figures": Case(stats.QUEUE_STATS, ("main",), "record_activity_ready", 1, work=4500),
 }
 CASES: dict[str, Case] = {
     f"{group} {name}": case

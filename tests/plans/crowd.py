@@ -145,7 +145,7 @@ WRITTEN = """
     )
     SELECT 'x' || n, 1.7e9 + n, 1.7e9 + n, 1, 1, 0, 'busy', '', 'q' FROM generate_series({first}, {last}, 100) AS n
 """
-# What is leased or runs: 50 of each, for "busy". And what "main" has to do.
+# What is leased or runs in "busy": 60 of each for x1, far more for x2. And what "main" has to do.
 FEW = """
     INSERT INTO namespace (name) VALUES ('busy');
     INSERT INTO leader (role, holder, epoch, until) VALUES ('scheduler', 'me', 1, 'infinity');
@@ -159,7 +159,7 @@ FEW = """
         1, 0, CASE WHEN n <= 20 THEN 1 ELSE 0 END, 0, 0, 0, 0, 0, 0, 0, 0, false,
         CASE WHEN n <= 40 THEN 'main' ELSE 'busy' END, 'o' || n, CASE WHEN n <= 20 THEN 'rare' ELSE 't' END, 'q', 'PENDING',
         '', ''
-    FROM generate_series(1, 100) AS n;
+    FROM generate_series(1, 2000) AS n;
     INSERT INTO task (run_id, ready_at, fence, seq, attempt, namespace, task_queue, worker, deadline, lease_until)
     SELECT
         ('a0000000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, to_timestamp(1.6e9 + n), 1, 0, 1, 'main', 'q',
@@ -172,8 +172,9 @@ FEW = """
     SELECT
         ('a0000000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, 1.6e9 + n, 1.6e9 + n,
         CASE WHEN n <= 40 THEN 'main' ELSE 'busy' END, 'o' || n, 'q', CASE WHEN n <= 40 THEN to_timestamp(1.6e9 + n) END,
-        CASE WHEN n > 40 THEN 'x1' END, CASE WHEN n > 40 THEN 1.7e9 + n END
-    FROM generate_series(21, 100) AS n;
+        CASE WHEN n > 100 THEN 'x2' WHEN n > 40 THEN 'x1' END,
+        CASE WHEN n > 100 THEN 1.8e9 + n WHEN n > 40 THEN 1.7e9 + n END
+    FROM generate_series(21, 2000) AS n;
     INSERT INTO record_activity (
         run_id, scheduled_at, started_at, initial_interval_secs, backoff_coefficient, start_to_close_secs, seq, attempt,
         max_attempts, namespace, name, task_queue, status, claimed_by

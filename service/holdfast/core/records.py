@@ -63,13 +63,15 @@ def settle(workflow: str, found: Outcome, wanted: Outcome) -> Outcome | None:
     return None if after == found else after
 
 
-def json_object(field: str, text: str) -> dict[str, Any]:
+def json_object(field: str, text: object) -> dict[str, Any]:
     """The JSON object in *text*; of a key that is there twice, the last value.
 
     Raises `Invalid` for anything else, and for what not every reader of JSON, or not Postgres, could take: NUL
     characters and lone surrogates (also as escapes), numbers that a double cannot hold, NaN, more than 100 levels,
     text of more than 1,048,576 characters.
     """
+    if not isinstance(text, str):
+        _refuse(field, f"it is of type {type(text).__name__}, expected the text of a JSON object")
     if len(text) > ATTRIBUTES_CHARS_MAX:
         raise Invalid(f"{field} has {len(text):,} characters: expected at most {ATTRIBUTES_CHARS_MAX:,}")
     try:

@@ -105,7 +105,8 @@ class Recent:
         to_read = {
             key
             for key, (_, change) in zip(keys, items, strict=True)
-            if not isinstance(change.request, _REPORTS)
+            if key is not None
+            and not isinstance(change.request, _REPORTS)
             and (change.slot is not None or not isinstance(change.request, m.Start) or asked[key] > 1)
         }
         known: list[Item] = []

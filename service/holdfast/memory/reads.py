@@ -90,10 +90,10 @@ def list_runs(
     namespace: str,
     statuses: list[str] | None,
     workflow_type: str | None,
-    workflow_id: str | None,
     task_failing: bool,
     before: str | None,
     limit: int,
+    workflow_id: str | None = None,
 ) -> list[v.RunRow]:
     """Runs that match every given filter, newest first."""
     found = [
@@ -140,6 +140,7 @@ ANSWERS: dict[Any, Callable[..., list[Any]]] = {
     v.OPEN_ACTIVITIES: open_activities,
     v.OPEN_TIMERS: open_timers,
     v.LIST_RUNS: list_runs,
+    v.LIST_CHAIN: list_runs,
     v.OUTCOMES: outcomes,
     v.NAMESPACES: namespaces,
 }

@@ -338,7 +338,7 @@ class _own_errors:  # noqa: N801 - reads as a statement
             raise Retryable(f"Postgres rolled the transaction back: {error}") from error
         if isinstance(error, asyncpg.UniqueViolationError):
             raise Conflict(f"somebody else wrote the same row first: {error}") from error
-        if isinstance(error, asyncpg.DataError):
+        if isinstance(error, asyncpg.DataError | asyncpg.NotNullViolationError):
             raise Unwritable(f"Postgres cannot take a value of the request: {error}") from error
         if isinstance(
             error, asyncpg.UndefinedTableError | asyncpg.UndefinedColumnError | asyncpg.InvalidSchemaNameError

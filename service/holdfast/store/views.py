@@ -298,11 +298,42 @@ LIST_RUNS = Query(
     WHERE r.namespace = $1
         AND ($2::text[] IS NULL OR r.status = ANY($2))
         AND ($3::text IS NULL OR r.workflow_type = $3)
-        AND ($4::text IS NULL OR r.workflow_id = $4)
-        AND (NOT $5::boolean OR r.task_failure_cause IS NOT NULL)
-        AND ($6::uuid IS NULL OR r.run_id < $6)
+        AND (NOT $4::boolean OR r.task_failure_cause IS NOT NULL)
+        AND ($5::uuid IS NULL OR r.run_id < $5)
     ORDER BY r.run_id DESC
-    LIMIT $7
+    LIMIT $6
+    """,
+    RunRow,
+)
+
+# The same of one id: along its chain, rather than through all runs.
+LIST_CHAIN = Query(
+    """
+    SELECT
+        r.run_id::text AS run_id,
+        r.workflow_id,
+        r.workflow_type,
+        r.task_queue,
+        r.status,
+        EXISTS (
+            SELECT 1 FROM task AS t WHERE t.run_id = r.run_id AND t.seq = 0 AND (t.worker IS NOT NULL OR t.attempt > 1)
+        ) AS was_claimed,
+        extract(epoch FROM r.created_at)::float8 AS created_at,
+        extract(epoch FROM r.closed_at)::float8 AS closed_at,
+        r.last_seq,
+        r.task_failure_cause,
+        r.task_failure,
+        r.sticky_worker,
+        r.is_cancel_requested
+    FROM run AS r
+    WHERE r.namespace = $1
+        AND r.workflow_id = $7
+        AND ($2::text[] IS NULL OR r.status = ANY($2))
+        AND ($3::text IS NULL OR r.workflow_type = $3)
+        AND (NOT $4::boolean OR r.task_failure_cause IS NOT NULL)
+        AND ($5::uuid IS NULL OR r.run_id < $5)
+    ORDER BY r.run_id DESC
+    LIMIT $6
     """,
     RunRow,
 )
@@ -320,9 +351,10 @@ async def list_runs(
     limit: int,
 ) -> list[RunRow]:
     """Runs that match every given filter, newest first, older than run id *before*."""
-    return await pool.rows(
-        LIST_RUNS, namespace, statuses, workflow_type, workflow_id, task_failing, before, limit
-    )
+    asked = (namespace, statuses, workflow_type, task_failing, before, limit)
+    if workflow_id is None:
+        return await pool.rows(LIST_RUNS, *asked)
+    return await pool.rows(LIST_CHAIN, *asked, workflow_id)
 
 
 OUTCOMES = Query(

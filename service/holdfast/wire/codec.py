@@ -247,8 +247,10 @@ TASK_FAILURE_CAUSES = (
 """Why a workflow task failed, as `WorkflowTaskFailed.cause` has it."""
 
 
-def check_text(field: str, text: str, *, may_be_empty: bool = False) -> None:
+def check_text(field: str, text: object, *, may_be_empty: bool = False) -> None:
     """A name or id: 1-1,000 characters, at most 2,000 bytes of UTF-8, no NUL. Anything else goes."""
+    if not isinstance(text, str):
+        raise Invalid(f"{field} is of type {type(text).__name__}: expected text")
     if not text and not may_be_empty:
         raise Invalid(f"{field} is empty: expected 1 to {m.TEXT_CHARS_MAX} characters")
     if len(text) > m.TEXT_CHARS_MAX or (

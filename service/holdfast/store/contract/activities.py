@@ -5,7 +5,6 @@ They are claimed in `dispatch`; everything here locks the run first, then the ac
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import msgspec
@@ -14,7 +13,15 @@ from holdfast.core import record_activities as rules
 from holdfast.exceptions import Invalid
 from holdfast.store.contract import driven_activities
 from holdfast.store.contract.addressing import Addressed, lock, lock_known, not_driven
-from holdfast.store.contract.door import check_address, check_json, check_moment, check_number, check_unicode
+from holdfast.store.contract.door import (
+    check_address,
+    check_json,
+    check_moment,
+    check_moment_if_any,
+    check_number,
+    check_seconds,
+    check_unicode,
+)
 from holdfast.store.contract.opening import Opened, Writing
 from holdfast.store.session import Query, Statement
 from holdfast.wire import codec
@@ -78,6 +85,11 @@ _INSERTED = (
 )
 
 
+_OPTIONAL = (
+    *("max_interval_secs", "schedule_to_start_secs", "schedule_to_close_secs", "heartbeat_timeout_secs"),
+)
+
+
 async def create_activity(
     store: Opened, activity: WorkflowActivity, *, namespace: str = "main", run_id: str | None = None
 ) -> int:
@@ -124,15 +136,13 @@ def _check(activity: WorkflowActivity) -> None:
         check_json(f"{name} of {which}", getattr(activity, name))
     check_unicode(f"error of {which}", activity.error)
     for name in _INSERTED:
+        if name in _OPTIONAL and getattr(activity, name) is None:
+            continue
         if name.endswith("_secs") or name == "backoff_coefficient":
-            _check_duration(f"{name} of {which}", getattr(activity, name))
-    for name in ("scheduled_at", "started_at", "completed_at", "last_heartbeat"):
-        check_moment(f"{name} of {which}", getattr(activity, name))
-
-
-def _check_duration(field: str, seconds: float | None) -> None:
-    if seconds is not None and not (math.isfinite(seconds) and 0 <= seconds <= DURATION_MAX_S):
-        raise Invalid(f"{field} is {seconds}: expected a number from 0 to {DURATION_MAX_S:.0e}")
+            check_seconds(f"{name} of {which}", getattr(activity, name), DURATION_MAX_S)
+    check_moment(f"scheduled_at of {which}", activity.scheduled_at)
+    for name in ("started_at", "completed_at", "last_heartbeat"):
+        check_moment_if_any(f"{name} of {which}", getattr(activity, name))
 
 
 GET_ACTIVITY = Query(

@@ -8,7 +8,14 @@ from holdfast.core import records as rules
 from holdfast.exceptions import NotFound, Refused
 from holdfast.store.contract import run_contents, workflow_views
 from holdfast.store.contract.addressing import FIND_ADDRESSED, Addressed, lock, lock_known
-from holdfast.store.contract.door import check_address, check_moment, check_number, check_unicode, moment
+from holdfast.store.contract.door import (
+    check_address,
+    check_given,
+    check_moment,
+    check_number,
+    check_unicode,
+    moment,
+)
 from holdfast.store.contract.opening import Opened, Writing
 from holdfast.store.session import Query, Statement
 from holdfast.wire.bundle import Bundle
@@ -289,6 +296,7 @@ async def mark_archived_and_purge(
     owns anything else by now, nothing is deleted and `Refused` raised. Raises `Refused` for an open run, too. Does
     nothing for an unknown run, nor for one that was archived before.
     """
+    check_given("archive_uri", archive_uri)
     check_unicode("archive_uri", archive_uri)
     check_moment("archived_at", archived_at)
     async with store.writing() as writing:

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import msgspec
 
-from holdfast.exceptions import Invalid
 from holdfast.store.contract.activities import ActivityRow, as_record, tell
 from holdfast.store.contract.addressing import lock, not_driven
-from holdfast.store.contract.door import check_moment, moment
+from holdfast.store.contract.door import check_moment, check_seconds, moment
 from holdfast.store.contract.opening import Opened, Writing
 from holdfast.store.session import Query, Statement
 from holdfast.wire import codec
 from holdfast.wire.records import WorkflowActivity, WorkflowRecord
+
+TIMEOUT_MAX_S = 1e12
 
 
 class Dispatch(msgspec.Struct, kw_only=True):
@@ -384,8 +385,7 @@ async def release_stale_dispatch_leases(store: Opened, now: float, timeout_secs:
     That is the claim, or the last heartbeat of the worker if it is registered. Their runs are dispatchable again, since *now* unless they were before. In all namespaces.
     """
     check_moment("now", now)
-    if not 0 <= timeout_secs < float("inf"):
-        raise Invalid(f"timeout_secs is {timeout_secs}: expected seconds, 0 or more")
+    check_seconds("timeout_secs", timeout_secs, TIMEOUT_MAX_S)
     async with store.writing() as writing:
         leased = await writing.rows(LOCK_STALE, now - timeout_secs)
         runs = [run.run_id for run in leased if not run.is_closed]

@@ -62,10 +62,14 @@ SET_RETENTION = Query(
 )
 
 
-def check_name(name: str) -> None:
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None
+
+
+def check_name(name: object) -> None:
     """1-64 of letters, digits, `_` and `-`."""
-    if not _NAME.fullmatch(name):
-        raise Invalid(f"namespace {name[:80]!r} has no valid name: expected 1 to 64 of a-z A-Z 0-9 _ -")
+    if not _is_name(name):
+        raise Invalid(f"namespace {str(name)[:80]!r} has no valid name: expected 1 to 64 of a-z A-Z 0-9 _ -")
 
 
 async def create_namespace(store: Opened, name: str) -> None:
@@ -89,7 +93,7 @@ async def delete_namespace(store: Opened, name: str) -> bool:
     """
     async with store.writing() as writing:
         # A name that cannot be is one that is not there.
-        if not _NAME.fullmatch(name) or await writing.one(DELETE_NAMESPACE, name) is None:
+        if not _is_name(name) or await writing.one(DELETE_NAMESPACE, name) is None:
             return False
         writing.tell(name, "NamespaceDeleted", "namespace", name)
         return True

@@ -6,13 +6,18 @@ clock: none of them ever fires a slot of the past.
 
 from __future__ import annotations
 
-import math
-
 import msgspec
 
 from holdfast.core import schedules as core
 from holdfast.exceptions import AlreadyExists, Invalid, NotFound
-from holdfast.store.contract.door import check_json, check_moment, check_unicode
+from holdfast.store.contract.door import (
+    can_be_stored,
+    check_json,
+    check_moment,
+    check_moment_if_any,
+    check_seconds,
+    check_unicode,
+)
 from holdfast.store.contract.namespaces import Name
 from holdfast.store.contract.opening import Opened, Writing
 from holdfast.store.schedule_rows import ScheduleRow, spec_of
@@ -201,7 +206,7 @@ async def create_schedule(
 
 async def get_schedule(store: Opened, namespace: str, name: str) -> WorkflowSchedule | None:
     """The schedule of that name, or None."""
-    if not (_can_be(namespace) and _can_be(name)):
+    if not (can_be_stored(namespace) and can_be_stored(name)):
         return None
     row = await store.one(GET_SCHEDULE, namespace, name)
     return None if row is None else row.record()
@@ -209,7 +214,7 @@ async def get_schedule(store: Opened, namespace: str, name: str) -> WorkflowSche
 
 async def list_schedules(store: Opened, namespace: str) -> list[WorkflowSchedule]:
     """The namespace's schedules, by name."""
-    if not _can_be(namespace):
+    if not can_be_stored(namespace):
         return []
     return [row.record() for row in await store.pool.rows(LIST_SCHEDULES, namespace)]
 
@@ -219,7 +224,7 @@ async def update_schedule_last_run(
 ) -> None:
     """Note when the schedule started which workflow, and when it is to be looked at next. Unknown: nothing happens."""
     check_moment("last_run_at", last_run_at)
-    check_moment("next_run_at", next_run_at)
+    check_moment_if_any("next_run_at", next_run_at)
     codec.check_text("workflow id", workflow_id)
     async with store.writing() as writing:
         row = await lock_schedule(writing, namespace, name)
@@ -324,7 +329,7 @@ def _from_now_on(row: ScheduleRow, now: float) -> dict[str, object]:
 
 async def lock_schedule(writing: Writing, namespace: str, name: str) -> LockedSchedule | None:
     """The schedule, locked until the transaction ends. A name that cannot be is one that is not there."""
-    if not (_can_be(namespace) and _can_be(name)):
+    if not (can_be_stored(namespace) and can_be_stored(name)):
         return None
     return await writing.one(LOCK_SCHEDULE, namespace, name)
 
@@ -349,13 +354,14 @@ def _check(schedule: WorkflowSchedule) -> None:
         codec.check_text(field, getattr(schedule, field))
     if len(schedule.name) > NAME_CHARS_MAX:
         raise Invalid(f"name has {len(schedule.name)} characters: expected at most {NAME_CHARS_MAX}")
-    seconds = schedule.catchup_window_secs
-    if not (math.isfinite(seconds) and 0 <= seconds <= CATCHUP_MAX_S):
-        raise Invalid(f"catchup_window_secs is {seconds}: expected 0 to {CATCHUP_MAX_S:.0f} seconds")
-    if not (math.isfinite(schedule.jitter_secs) and 0 <= schedule.jitter_secs <= core.JITTER_MAX_S):
-        raise Invalid(f"jitter_secs is {schedule.jitter_secs}: expected 0 to {core.JITTER_MAX_S:.0f} seconds")
-    for field in ("created_at", "last_run_at", "next_run_at"):
-        check_moment(field, getattr(schedule, field))
+    check_seconds("catchup_window_secs", schedule.catchup_window_secs, CATCHUP_MAX_S)
+    check_seconds("jitter_secs", schedule.jitter_secs, core.JITTER_MAX_S)
+    for field in ("cron_expr", "timezone"):
+        if not can_be_stored(getattr(schedule, field)):
+            raise Invalid(f"{field} is {getattr(schedule, field)!r}: expected text")
+    check_moment("created_at", schedule.created_at)
+    for field in ("last_run_at", "next_run_at"):
+        check_moment_if_any(field, getattr(schedule, field))
     if schedule.overlap_policy not in OVERLAP_POLICIES:
         raise Invalid(
             f"overlap_policy is {schedule.overlap_policy!r}: expected one of {', '.join(OVERLAP_POLICIES)}"
@@ -363,8 +369,3 @@ def _check(schedule: WorkflowSchedule) -> None:
     check_json("input", schedule.input)
     if schedule.last_workflow_id is not None:
         codec.check_text("last_workflow_id", schedule.last_workflow_id)
-
-
-def _can_be(name: str) -> bool:
-    """Whether Postgres can look for the name at all."""
-    return "\x00" not in name and not any("\ud800" <= char <= "\udfff" for char in name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from holdfast.core import records as rules
 from holdfast.store.contract.addressing import lock_known
-from holdfast.store.contract.door import check_address, check_json, check_number
+from holdfast.store.contract.door import check_address, check_given, check_json, check_number
 from holdfast.store.contract.opening import Opened
 from holdfast.store.session import Query, Statement
 from holdfast.wire import codec
@@ -67,6 +67,7 @@ async def create_snapshot(
     an unknown workflow. A closed run takes snapshots too, and one that the engine drives.
     """
     check_number("event_seq", event_seq, 0, codec.SEQ_MAX)
+    check_given("state_json", state_json)
     check_json("state_json", state_json)
     async with store.writing() as writing:
         run = await lock_known(writing, namespace, workflow_id, run_id)

@@ -11,7 +11,7 @@ from holdfast.core import records as rules
 from holdfast.core.ids import next_run_id
 from holdfast.exceptions import AlreadyExists, Invalid, NotFound
 from holdfast.store.contract.addressing import lock, not_driven
-from holdfast.store.contract.door import check_json, check_moment, check_unicode, moment
+from holdfast.store.contract.door import check_json, check_moment, check_moment_if_any, check_unicode, moment
 from holdfast.store.contract.opening import Opened, Writing
 from holdfast.store.session import Query, Statement
 from holdfast.wire import codec
@@ -183,8 +183,10 @@ def _check(workflow: WorkflowRecord) -> None:
         check_unicode(f"{name} of workflow {workflow.id!r}", getattr(workflow, name))
     if workflow.search_attributes is not None:
         rules.json_object(f"search_attributes of workflow {workflow.id!r}", workflow.search_attributes)
-    for name in ("created_at", "updated_at", "completed_at", "archived_at"):
+    for name in ("created_at", "updated_at"):
         check_moment(name, getattr(workflow, name))
+    for name in ("completed_at", "archived_at"):
+        check_moment_if_any(name, getattr(workflow, name))
 
 
 def _values(workflow: WorkflowRecord) -> list[object]:
