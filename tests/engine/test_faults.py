@@ -6,6 +6,7 @@ import asyncio
 import logging
 from typing import Any
 
+import msgspec
 import pytest
 
 from holdfast.api.rpc import failed
@@ -85,18 +86,18 @@ async def test_the_process_goes_on_whatever_is_repeated(parts: Parts) -> None:
 
 
 async def test_what_fails_only_together_is_told_in_the_log(
-    parts: Parts, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    parts: Parts, caplog: pytest.LogCaptureFixture
 ) -> None:
     await parts.start()
-    record = transact.record
+    journal = parts.engine.journal
 
-    async def record_one(session: Any, states: list[Any]) -> set[str]:
+    async def record_one(session: Any, states: list[Any], *args: Any, **rest: Any) -> Any:
         for state in states:
             if sum(isinstance(event, e.SignalReceived) for _, event in state.events) > 1:
                 raise ZeroDivisionError("a bug")
-        return await record(session, states)
+        return await journal.record(session, states, *args, **rest)
 
-    monkeypatch.setattr(transact, "record", record_one)
+    parts.engine.journal = msgspec.structs.replace(journal, record=record_one)
     changes = [asking(parts.namespace, signal_of()) for _ in range(3)]
 
     outcomes = await parts.engine._carry_out(changes)

@@ -7,6 +7,7 @@ decide anything. Lost connections, other processes and long pauses make them wro
 
 from __future__ import annotations
 
+import math
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 
@@ -56,7 +57,8 @@ class DatabaseTime:
         """The database's time at *own_now*, in epoch seconds; None if nothing was heard of it lately."""
         if own_now - self._heard_at > WINDOW_S:
             return None
-        return own_now + max(self._lead, self._lead_before)
+        # As Postgres would keep it, which knows microseconds.
+        return math.floor((own_now + max(self._lead, self._lead_before)) * 1e6) / 1e6
 
     def forget(self) -> None:
         """One of the clocks was set."""
