@@ -64,11 +64,11 @@ def _row(run_id: str, workflow_id: str) -> tuple[Any, ...]:
 def changed(version: int | None = None) -> list[Any]:
     """Twenty runs that record changes of every kind of row for. None of them has the *version*, if that is asked."""
     args: list[Any] = [None] * places(record_statements.CHANGE_RUNS)
-    args[2], args[16], args[17] = [(run_id, 0) for run_id in RUNS], RUNS, [0]
-    args[9] = [_row(run_id, "w") for run_id in RUNS]
+    args[2], args[14], args[15] = [(run_id, 0) for run_id in RUNS], RUNS, [0]
+    args[7] = [_row(run_id, "w") for run_id in RUNS]
     if version is not None:
-        args[10], args[11] = [(run_id, version) for run_id in RUNS], [(run_id, 0, 1, None) for run_id in RUNS]
-        args[12:15] = 0.0, -1e12, 1e12
+        args[8], args[9] = [(run_id, version) for run_id in RUNS], [(run_id, 0, 1, None) for run_id in RUNS]
+        args[10:13] = 0.0, -1e12, 1e12
     return args
 
 

@@ -108,17 +108,16 @@ def _changes(states: Sequence[s.RunState], at: float | None) -> list[Any]:
     if not (runs or requests):
         return []
     gone = [(st.run.run_id, seq) for st in states for seq in st.closed_tasks]
-    opened = [st.activities[seq] for st in states for seq in st.opened_activities]
-    activities = [st.activities[seq] for st in states for seq in st.touched_activities - st.opened_activities]
-    timers = [st.timers[seq] for st in states for seq in st.touched_timers - st.opened_timers]
     return [
         _events(states),
         _tasks(states),
         gone,
-        [_activity(activity) for activity in opened],
-        [_activity(activity) for activity in activities],
-        [astuple(st.timers[seq]) for st in states for seq in st.opened_timers],
-        [astuple(timer) for timer in timers],
+        [
+            _activity(st.activities[seq])
+            for st in states
+            for seq in st.opened_activities | st.touched_activities
+        ],
+        [astuple(st.timers[seq]) for st in states for seq in st.opened_timers | st.touched_timers],
         requests,
         _owed(states),
         runs,
@@ -128,9 +127,8 @@ def _changes(states: Sequence[s.RunState], at: float | None) -> list[Any]:
         TOO_EARLY_S,
         TOO_LATE_S,
         _closings(states),
-        *_keys(gone),
-        *_keys([(activity.run_id, activity.seq) for activity in activities]),
-        *_keys([(timer.run_id, timer.seq) for timer in timers]),
+        list({run_id for run_id, _ in gone}),
+        list({seq for _, seq in gone}),
     ]
 
 
@@ -157,10 +155,6 @@ def _known_tasks(state: s.RunState) -> list[Row]:
     """The (run, seq, fence, holder) that the tasks which change are believed to have."""
     changed = state.touched_tasks | state.closed_tasks | state.opened_tasks
     return [(state.run.run_id, seq, *known) for seq, known in state.known_tasks.items() if seq in changed]
-
-
-def _keys(keys: Sequence[tuple[str, int]]) -> tuple[list[str], list[int]]:
-    return list({run_id for run_id, _ in keys}), list({seq for _, seq in keys})
 
 
 def _events(states: Sequence[s.RunState]) -> list[Row]:

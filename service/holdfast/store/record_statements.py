@@ -28,14 +28,16 @@ class Recorded(msgspec.Struct, kw_only=True):
 # to be: their versions, the fences and holders of the tasks that it changes, and the time. Those who turn out to have
 # moved on are left out, with all their rows, and told: their requests are decided again. (A statement sees what was
 # committed when it began; what it locks, it sees as it is. `moved` locks, so its answer holds for all the other steps.)
-# Whose rows they are is said twice: planned while there were none, a mere join would begin with all rows of all runs.
+# Nothing is joined to what a run owns: planned while the tables are empty, a join would begin with all rows of all runs.
+# Rows that are there already are found as conflicts; tasks that are done, by their runs and by their numbers (CASE keeps the
+# planner from making a join of that, too).
 CHANGE_RUNS = Query(
     """
     WITH moved AS MATERIALIZED (
         SELECT known.run_id
         FROM (
             SELECT n.run_id, n.version
-            FROM unnest($11::known_run[]) AS n
+            FROM unnest($9::known_run[]) AS n
             ORDER BY n.run_id
         ) AS known
         LEFT JOIN LATERAL (
@@ -43,7 +45,7 @@ CHANGE_RUNS = Query(
             FROM run AS r
             WHERE r.run_id = known.run_id
                 AND r.xmin = known.version
-                AND extract(epoch FROM clock_timestamp())::float8 - $13 BETWEEN $14 AND $15
+                AND extract(epoch FROM clock_timestamp())::float8 - $11 BETWEEN $12 AND $13
             FOR UPDATE
         ) AS same ON true
         WHERE same.run_id IS NULL
@@ -51,7 +53,7 @@ CHANGE_RUNS = Query(
         SELECT known.run_id
         FROM (
             SELECT n.run_id, n.seq, n.fence, n.worker
-            FROM unnest($12::known_task[]) AS n
+            FROM unnest($10::known_task[]) AS n
             ORDER BY n.run_id, n.seq
         ) AS known
         LEFT JOIN LATERAL (
@@ -98,13 +100,14 @@ CHANGE_RUNS = Query(
             sticky_until = excluded.sticky_until
     ), done_task AS (
         DELETE FROM task AS t
-        USING unnest($3::work_key[]) AS n
-        WHERE t.run_id = ANY($17::uuid[])
-            AND t.seq = ANY($18::int[])
-            AND t.run_id = n.run_id
-            AND t.seq = n.seq
-            AND n.run_id <> ALL (ARRAY(SELECT m.run_id FROM moved AS m))
-    ), new_activity AS (
+        WHERE t.run_id = ANY($15::uuid[])
+            AND t.seq = ANY($16::int[])
+            AND CASE WHEN (t.run_id, t.seq) IN (
+                SELECT n.run_id, n.seq
+                FROM unnest($3::work_key[]) AS n
+                WHERE n.run_id <> ALL (ARRAY(SELECT m.run_id FROM moved AS m))
+            ) THEN true END
+    ), put_activity AS (
         INSERT INTO activity (
             run_id, seq, namespace, activity_id, name, task_queue, scheduled_seq, options, scheduled_at, status,
             attempt, is_cancel_requested, last_failure, heartbeat_details, last_heartbeat_at, closed_at,
@@ -116,51 +119,37 @@ CHANGE_RUNS = Query(
             n.heartbeat_details, to_timestamp(n.last_heartbeat_at), to_timestamp(n.closed_at), n.closed_fence
         FROM unnest($4::activity_row[]) AS n
         WHERE n.run_id <> ALL (ARRAY(SELECT m.run_id FROM moved AS m))
-    ), changed_activity AS (
-        UPDATE activity AS a
+        ON CONFLICT (run_id, seq) DO UPDATE
         SET
-            status = n.status,
-            attempt = n.attempt,
-            is_cancel_requested = n.is_cancel_requested,
-            last_failure = n.last_failure,
-            heartbeat_details = n.heartbeat_details,
-            last_heartbeat_at = to_timestamp(n.last_heartbeat_at),
-            closed_at = to_timestamp(n.closed_at),
-            closed_fence = n.closed_fence
-        FROM unnest($5::activity_row[]) AS n
-        WHERE a.run_id = ANY($19::uuid[])
-            AND a.seq = ANY($20::int[])
-            AND a.run_id = n.run_id
-            AND a.seq = n.seq
-            AND n.run_id <> ALL (ARRAY(SELECT m.run_id FROM moved AS m))
-    ), new_timer AS (
+            status = excluded.status,
+            attempt = excluded.attempt,
+            is_cancel_requested = excluded.is_cancel_requested,
+            last_failure = excluded.last_failure,
+            heartbeat_details = excluded.heartbeat_details,
+            last_heartbeat_at = excluded.last_heartbeat_at,
+            closed_at = excluded.closed_at,
+            closed_fence = excluded.closed_fence
+    ), put_timer AS (
         INSERT INTO timer (run_id, seq, fire_at, state)
         SELECT n.run_id, n.seq, to_timestamp(n.fire_at), n.state
-        FROM unnest($6::timer_row[]) AS n
+        FROM unnest($5::timer_row[]) AS n
         WHERE n.run_id <> ALL (ARRAY(SELECT m.run_id FROM moved AS m))
-    ), settled_timer AS (
-        UPDATE timer AS t
-        SET state = n.state
-        FROM unnest($7::timer_row[]) AS n
-        WHERE t.run_id = ANY($21::uuid[])
-            AND t.seq = ANY($22::int[])
-            AND t.run_id = n.run_id
-            AND t.seq = n.seq
-            AND n.run_id <> ALL (ARRAY(SELECT m.run_id FROM moved AS m))
+        ON CONFLICT (run_id, seq) DO UPDATE
+        SET state = excluded.state
     ), kept_request AS (
         INSERT INTO request (namespace, request_id, hash, run_id)
         SELECT n.namespace, n.request_id, n.hash, n.run_id
-        FROM unnest($8::request_row[]) AS n
+        FROM unnest($6::request_row[]) AS n
         WHERE n.run_id <> ALL (ARRAY(SELECT m.run_id FROM moved AS m))
     ), owed AS (
         INSERT INTO outbox (run_id, first_seq, last_seq)
         SELECT n.run_id, n.first_seq, n.last_seq
-        FROM unnest($9::outbox_row[]) AS n
+        FROM unnest($7::outbox_row[]) AS n
         WHERE n.run_id <> ALL (ARRAY(SELECT m.run_id FROM moved AS m))
     ), counted AS (
         INSERT INTO tally (namespace, status, closed)
         SELECT n.namespace, n.status, count(*)
-        FROM unnest($16::closing_row[]) AS n
+        FROM unnest($14::closing_row[]) AS n
         WHERE n.run_id <> ALL (ARRAY(SELECT m.run_id FROM moved AS m))
         GROUP BY n.namespace, n.status
     ), changed_run AS (
@@ -184,7 +173,7 @@ CHANGE_RUNS = Query(
             task_failure = n.task_failure,
             task_failure_cause = n.task_failure_cause,
             closed_at = to_timestamp(n.closed_at)
-        FROM unnest($10::run_row[]) AS n
+        FROM unnest($8::run_row[]) AS n
         WHERE run.run_id = n.run_id AND n.run_id <> ALL (ARRAY(SELECT m.run_id FROM moved AS m))
     )
     SELECT
