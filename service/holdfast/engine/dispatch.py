@@ -108,6 +108,14 @@ class Credits:
                 return credit
         return None
 
+    def next_again(self, credit: Credit) -> None:
+        """The worker got nothing: it is the next of its queue again."""
+        queue = self._by_queue[credit.namespace, credit.task_queue]
+        others = {worker: other for worker, other in queue.items() if worker != credit.worker}
+        queue.clear()
+        queue[credit.worker] = credit
+        queue.update(others)
+
     def idle(self, namespace: str, task_queue: str, *, is_workflow: bool, now: float) -> list[Credit]:
         """The workers of the queue that said they could take a task of this kind."""
         return [
@@ -158,12 +166,13 @@ def assign(
 
 def give_back(assigned: Sequence[Assigned], credits: Credits, heard_now: float) -> None:
     """The transaction was rolled back: nobody got anything."""
-    for item in assigned:
+    for item in reversed(assigned):
         credit = credits.of(item.namespace, item.worker, heard_now)
         if credit is None:
             continue
         if item.seq == 0:
             credit.workflow_slots += 1
+            credits.next_again(credit)
         else:
             credit.activity_slots += 1
 

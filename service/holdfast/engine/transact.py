@@ -236,6 +236,8 @@ class _Batch:
                 return start(change, change.request)
             state = self._target(change)
             decision = decide(state, change.request, self.now)
+            if self.is_believed and _is_doubtful(decision):
+                raise _Retry("not refused on what was only believed")
         except HoldfastError as error:
             address = change.address
             opened = self.opened.get((change.namespace, address.workflow_id)) if address else None
@@ -404,6 +406,11 @@ class _Batch:
     def _apply(self, state: s.RunState, decision: Decision) -> None:
         for fact in decision.facts:
             evolve(state, fact, self.now)
+
+
+def _is_doubtful(decision: Decision) -> bool:
+    """Whether a part of the request was refused: rows that are merely not at hand may be the reason."""
+    return isinstance(decision.answer, m.Reported) and decision.answer.is_turn_applied is False
 
 
 def _named(changes: Sequence[Change]) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
