@@ -1,6 +1,6 @@
-"""Environments for testing workflows: a whole Holdfast in this process, against real Postgres and real NATS.
+"""Environments for testing workflows: the engine in memory with skipped time, or a whole Holdfast in this process.
 
-Needs the extras `server` and `embedded`. Everything is temporary unless a data folder is given.
+What a whole one needs (the extras `server` and `embedded`) is imported when one is started.
 """
 
 from __future__ import annotations
@@ -8,24 +8,43 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
+import socket
+import warnings
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from holdfast import app
 from holdfast.client import Client
 from holdfast.config import Address, Config
 from holdfast.converter import DataConverter
-from holdfast.dev import embedded
-from holdfast.store.migrate import migrate
+
+if TYPE_CHECKING:
+    from holdfast import app
+    from holdfast.testing.skipping import Skipper
 
 _READY_S = 20.0
+_WITHOUT_EFFECT = frozenset(
+    {
+        "download_dest_dir",
+        "port",
+        "retry_config",
+        "rpc_metadata",
+        "runtime",
+        "test_server_download_ttl",
+        "test_server_download_version",
+        "test_server_existing_path",
+        "test_server_extra_args",
+        "tls",
+    }
+)
 
 
 class WorkflowEnvironment:
-    """A place where workflows run under test. Make one with `start_local` or `from_client`; end it with `shutdown`.
+    """A place where workflows run under test; end it with `shutdown`.
+
+    Make one with `start_time_skipping`, `start_local` or `from_client`.
 
     As an async context manager it shuts down at the end of the block.
     """
@@ -52,6 +71,35 @@ class WorkflowEnvironment:
         self._resources = resources or AsyncExitStack()
 
     @staticmethod
+    async def start_time_skipping(
+        *,
+        namespace: str = "main",
+        data_converter: DataConverter = DataConverter.default,
+        identity: str | None = None,
+        **without_effect: Any,
+    ) -> WorkflowEnvironment:
+        """An engine in this process, on nothing but memory, whose time is skipped while somebody waits.
+
+        While a result or `sleep` is awaited and no workflow or activity is being worked on, time jumps to the next
+        moment at which something happens. Otherwise it passes as it does everywhere. `client` is the only way in.
+        """
+        _tell_without_effect(without_effect)
+        from holdfast.testing.starting import skipping
+
+        namespace = "main" if namespace == "default" else namespace
+        identity = identity or f"{os.getpid()}@{socket.gethostname()}"
+        resources = AsyncExitStack()
+        try:
+            rpc, skipper = await resources.enter_async_context(
+                skipping(datetime.now(UTC).timestamp(), namespace)
+            )
+        except BaseException:
+            await resources.aclose()
+            raise
+        client = Client(rpc, data_converter=data_converter, identity=identity)
+        return _Skipping(client, skipper, resources)
+
+    @staticmethod
     async def start_local(
         *,
         data: str | os.PathLike[str] | None = None,
@@ -64,6 +112,9 @@ class WorkflowEnvironment:
         *data* None keeps nothing and does not wait for the disk; a folder makes it durable. Raises
         `holdfast.dev.DevError` when the servers cannot run here, saying why.
         """
+        from holdfast.dev import embedded
+        from holdfast.store.migrate import migrate
+
         resources = AsyncExitStack()
         try:
             stack = await resources.enter_async_context(embedded(data))
@@ -100,6 +151,11 @@ class WorkflowEnvironment:
         """The environment's time: here, this machine's."""
         return datetime.now(UTC)
 
+    @contextlib.contextmanager
+    def auto_time_skipping_disabled(self) -> Iterator[None]:
+        """Within, time is not skipped while a result is awaited; `sleep` still skips where time can be skipped."""
+        yield
+
     async def shutdown(self) -> None:
         """End what was started for the environment. May be called again."""
         await self._resources.aclose()
@@ -113,6 +169,43 @@ class WorkflowEnvironment:
         await self.shutdown()
 
 
+class _Skipping(WorkflowEnvironment):
+    """An environment whose time is its own."""
+
+    def __init__(self, client: Client, skipper: Skipper, resources: AsyncExitStack) -> None:
+        super().__init__(client, resources=resources)
+        self._skipper = skipper
+
+    @property
+    def supports_time_skipping(self) -> bool:
+        """Yes."""
+        return True
+
+    async def sleep(self, duration: timedelta | float) -> None:
+        """Let *duration* (seconds if a number) pass, without waiting for more than is worked on meanwhile."""
+        await self._skipper.sleep(duration.total_seconds() if isinstance(duration, timedelta) else duration)
+
+    async def get_current_time(self) -> datetime:
+        """The time that workflows see."""
+        return datetime.fromtimestamp(self._skipper.now, UTC)
+
+    @contextlib.contextmanager
+    def auto_time_skipping_disabled(self) -> Iterator[None]:
+        """Within, time passes as it does everywhere while a result is awaited; `sleep` still skips."""
+        with self._skipper.disabled():
+            yield
+
+
+def _tell_without_effect(given: dict[str, Any]) -> None:
+    if unknown := sorted(set(given) - _WITHOUT_EFFECT):
+        raise TypeError(f"start_time_skipping() got an unexpected keyword argument {unknown[0]!r}")
+    if given:
+        warnings.warn(
+            f"start_time_skipping: {', '.join(sorted(given))} have no meaning for Holdfast and are ignored",
+            stacklevel=3,
+        )
+
+
 @contextlib.asynccontextmanager
 async def service_on(
     postgres_url: str,
@@ -122,6 +215,8 @@ async def service_on(
     identity: str | None = None,
 ) -> AsyncIterator[WorkflowEnvironment]:
     """The service in this process, on servers that run already, with a client of it, while the block lasts."""
+    from holdfast import app
+
     config = Config(
         postgres_url=postgres_url,
         nats_url=nats_url,
