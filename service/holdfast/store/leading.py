@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-
 import msgspec
 
 from holdfast.exceptions import Unavailable
@@ -105,6 +104,7 @@ class Candidate:
         return session if shown.is_shown else None
 
     async def _connect(self) -> Any:
+        import asyncpg
 
         return await asyncpg.connect(
             self._url,

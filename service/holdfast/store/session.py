@@ -239,7 +239,7 @@ class Pool:
                 while self._kept:
                     await self._release(self._kept.pop(), is_broken=False)
                 await self._pool.close()
-        except (TimeoutError, *gone()):
+        except gone():
             self._pool.terminate()
 
 

@@ -4,6 +4,7 @@
 `start_local` is a whole Holdfast on real Postgres and real NATS, and needs the extras `server` and `embedded`.
 """
 
+from holdfast.testing.activities import ActivityEnvironment
 from holdfast.testing.environment import WorkflowEnvironment, service_on
 
 __all__ = ["ActivityEnvironment", "WorkflowEnvironment", "service_on"]

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 from holdfast.client import Client
 from holdfast.config import Address, Config
 from holdfast.converter import DataConverter
+from holdfast.exceptions import Invalid
 
 if TYPE_CHECKING:
     from holdfast import app
@@ -90,13 +91,11 @@ class WorkflowEnvironment:
         identity = identity or f"{os.getpid()}@{socket.gethostname()}"
         resources = AsyncExitStack()
         try:
-            rpc, skipper = await resources.enter_async_context(
-                skipping(datetime.now(UTC).timestamp(), namespace)
-            )
+            skipper = await resources.enter_async_context(skipping(datetime.now(UTC).timestamp(), namespace))
         except BaseException:
             await resources.aclose()
             raise
-        client = Client(rpc, data_converter=data_converter, identity=identity)
+        client = _Guest(skipper.rpc(namespace), data_converter=data_converter, identity=identity)
         return _Skipping(client, skipper, resources)
 
     @staticmethod
@@ -138,6 +137,25 @@ class WorkflowEnvironment:
         """A client of the environment."""
         return self._client
 
+    async def connect(
+        self,
+        *,
+        namespace: str | None = None,
+        data_converter: DataConverter | None = None,
+        identity: str | None = None,
+    ) -> Client:
+        """Another client of the environment; what is not given is as in `client`. Raises `Invalid` after `from_client`."""
+        if not self.address:
+            raise Invalid(
+                "the environment was made from a client: connect another one where that one is connected"
+            )
+        return await Client.connect(
+            self.address,
+            namespace=namespace or self._client.namespace,
+            data_converter=data_converter or self._client.data_converter,
+            identity=identity or self._client.identity,
+        )
+
     @property
     def supports_time_skipping(self) -> bool:
         """Whether time moves by itself while a result is awaited: not here, time is real."""
@@ -169,12 +187,34 @@ class WorkflowEnvironment:
         await self.shutdown()
 
 
+class _Guest(Client):
+    """A client on a bus that belongs to its environment."""
+
+    async def close(self) -> None:
+        """Nothing: the environment's `shutdown` ends the bus."""
+
+
 class _Skipping(WorkflowEnvironment):
     """An environment whose time is its own."""
 
     def __init__(self, client: Client, skipper: Skipper, resources: AsyncExitStack) -> None:
         super().__init__(client, resources=resources)
         self._skipper = skipper
+
+    async def connect(
+        self,
+        *,
+        namespace: str | None = None,
+        data_converter: DataConverter | None = None,
+        identity: str | None = None,
+    ) -> Client:
+        """As `WorkflowEnvironment.connect`."""
+        known = self._client
+        return _Guest(
+            self._skipper.rpc(namespace or known.namespace),
+            data_converter=data_converter or known.data_converter,
+            identity=identity or known.identity,
+        )
 
     @property
     def supports_time_skipping(self) -> bool:

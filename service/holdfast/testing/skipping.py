@@ -64,6 +64,10 @@ class Skipper:
         """The time in epoch seconds."""
         return self._engine.now
 
+    def rpc(self, namespace: str) -> Rpc:
+        """Calls into a namespace of the engine; while a result is awaited by them, time may be skipped."""
+        return SkippingRpc(self._bus, namespace, self)
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Within the block, time has effects."""
