@@ -13,7 +13,7 @@ from tests.source import ROOT
 BLOCKS = re.findall(
     r"```python\n(.*?)```", (ROOT / "docs" / "testing.md").read_text(encoding="utf-8"), re.DOTALL
 )
-TEST, CONFTEST, BY_HAND, ACTIVITY = BLOCKS
+TEST, CONFTEST, BY_HAND, ACTIVITY, EXPLORED = BLOCKS
 
 ASKS = """
 async def test_where(holdfast_env, holdfast_client):
@@ -33,6 +33,15 @@ def test_the_documented_tests_pass(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(test_trial=TEST, test_copy=ACTIVITY)
 
     run(pytester).assert_outcomes(passed=2)
+
+
+def test_the_documented_exploration_fails_as_it_says(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_pays=EXPLORED)
+
+    ran = run(pytester)
+
+    ran.assert_outcomes(failed=1)
+    ran.stdout.fnmatch_lines(["*WentWrong: charged twice*", "*activity charge runs, and its worker dies*"])
 
 
 async def test_the_documented_program_runs() -> None:

@@ -6,5 +6,6 @@
 
 from holdfast.testing.activities import ActivityEnvironment
 from holdfast.testing.environment import WorkflowEnvironment, service_on
+from holdfast.testing.exploring import Explored, WentWrong, explore
 
-__all__ = ["ActivityEnvironment", "WorkflowEnvironment", "service_on"]
+__all__ = ["ActivityEnvironment", "Explored", "WentWrong", "WorkflowEnvironment", "explore", "service_on"]
