@@ -106,7 +106,7 @@ async def test_a_deadlock_of_two_locks_is_found() -> None:
 @workflow.defn
 async def hurries() -> str:
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(5):
             return await ships("x")
     except asyncio.TimeoutError:  # noqa: UP041 - as it reads
         return "late"
