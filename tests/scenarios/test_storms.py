@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from holdfast import Client, activity, workflow
+from holdfast import activity, workflow
 from holdfast.client import RPCError, WorkflowFailureError
 from holdfast.exceptions import ActivityError, ApplicationError, CancelledError
 from holdfast.testing import WorkflowEnvironment
@@ -69,7 +69,7 @@ class Account:
 async def test_runs_that_are_signalled_while_they_work_all_end_right(
     env: WorkflowEnvironment, cached: int, workers: int
 ) -> None:
-    clients = [await Client.connect(env.nats_url) for _ in range(workers)]
+    clients = [await env.connect() for _ in range(workers)]
     at_work = [
         worker(client, Account, activities=[work, blocks], max_cached_workflows=cached) for client in clients
     ]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from holdfast import Client, activity, workflow
+from holdfast import activity, workflow
 from holdfast.exceptions import ApplicationError
 from holdfast.testing import WorkflowEnvironment
 from tests.scenarios.stage import A_MINUTE, AT_ONCE, PATIENCE_S, QUEUE, event_types, seconds, worker
@@ -42,7 +42,7 @@ async def test_two_workers_share_a_queue_and_nothing_is_done_twice(env: Workflow
     async def fans_out(name: str) -> None:
         await asyncio.gather(*(count(f"{name}-{number}") for number in range(10)))
 
-    other = await Client.connect(env.nats_url, identity="second")
+    other = await env.connect(identity="second")
     options = {"activities": [count], "max_concurrent_activities": 5}
     async with worker(env.client, fans_out, **options), worker(other, fans_out, **options):
         handles = [

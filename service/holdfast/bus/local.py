@@ -7,6 +7,7 @@ order; who asks where nobody listens is told so, as NATS does it.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Final
 
 from holdfast.bus.bus import Bus
@@ -22,11 +23,17 @@ class LocalBus(Bus):
 
     def __init__(self, *, name: str) -> None:
         super().__init__("in-process", name=name)
+        self.on_traffic: Callable[[], None] | None = None
+        """Called whenever messages are delivered: whoever wants to know when everybody is still."""
 
     async def start(self) -> None:
         """Connect."""
         if self.link is None:
             await self._attach(_Loopback(self, self._subscriptions))
+
+    def is_heard(self, subject: str) -> bool:
+        """Whether somebody listens to exactly this subject."""
+        return any(subscription.subject == subject for subscription in self._subscriptions.values())
 
     async def close(self, grace_s: float = 1.0) -> None:
         """As `Connection.close`."""
@@ -56,6 +63,8 @@ class _Loopback(Link):
         """Deliver what was sent in this turn."""
         outgoing, self._outgoing = self._outgoing, []
         self._outgoing_bytes = 0
+        if outgoing and self._bus.on_traffic is not None:
+            self._bus.on_traffic()
         for command in outgoing:
             if command.startswith((b"PUB ", b"HPUB ")):
                 self._publish(command)

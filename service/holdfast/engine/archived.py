@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from typing import TYPE_CHECKING
 
-from holdfast.archive import Archive
 from holdfast.exceptions import Invalid, NotFound, Refused, Unavailable
 from holdfast.wire import bundle
 from holdfast.wire.bundle import StoredEvent
+
+if TYPE_CHECKING:
+    # Where archives are kept needs packages of its own; the engine in memory runs without them.
+    from holdfast.archive import Archive
 
 KEPT_BYTES_MAX = 32 * 1024 * 1024
 READERS_MAX = 2

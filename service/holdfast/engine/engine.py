@@ -11,8 +11,8 @@ import heapq
 import math
 import time
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from holdfast.archive import Archive
 from holdfast.bus import Bus
 from holdfast.core import state as s
 from holdfast.engine import answers
@@ -43,6 +43,10 @@ from holdfast.wire import codec, subjects
 from holdfast.wire import events as e
 from holdfast.wire import messages as m
 from holdfast.wire.subjects import TaskKind
+
+if TYPE_CHECKING:
+    # Where archives are kept needs packages of its own; the engine in memory runs without them.
+    from holdfast.archive import Archive
 
 Tried = tuple[int, Change, Outcome | HoldfastError]
 

@@ -147,8 +147,8 @@ class Tables:
 
     # -- the clock ---------------------------------------------------------------------
 
-    def next_due(self) -> float | None:
-        """The next moment, later than now, at which a timer fires, a deadline passes or a task becomes ready."""
+    def next_due(self, after: float | None = None) -> float | None:
+        """The next moment, later than *after* (None: than now), at which a timer fires, a deadline passes or a task becomes ready."""
         moments: list[float | None] = [
             timer.fire_at for timer in self.timers.values() if timer.state == s.TIMER_OPEN
         ]
@@ -156,7 +156,8 @@ class Tables:
             moments.append(task.deadline)
             if task.worker is None:
                 moments += (task.ready_at, task.sticky_until)
-        return min((moment for moment in moments if moment is not None and moment > self.now), default=None)
+        after = self.now if after is None else after
+        return min((moment for moment in moments if moment is not None and moment > after), default=None)
 
 
 def _copies(table: dict[Key, Row], run_id: str, asked: Iterable[Key]) -> dict[int, Row]:

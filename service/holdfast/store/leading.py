@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import asyncpg
 import msgspec
 
 from holdfast.exceptions import Unavailable
+from holdfast.store.driver import lost
 from holdfast.store.outbox import Leadership
 from holdfast.store.session import Counts, Query, Session
 
@@ -50,8 +50,6 @@ TAKE_LEAD = Query(
     Leadership,
 )
 
-_GONE = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, asyncpg.PostgresError)
-
 
 class Candidate:
     """A process that wants to lead. Nothing is connected until it asks; `close` ends its connection, and its lead.
@@ -77,7 +75,7 @@ class Candidate:
                 session = await self._session()
                 found = await session.rows(TAKE_LEAD, self._role, self._holder, ttl_s) if session else []
             is_well = session is not None
-        except _GONE as error:
+        except lost() as error:
             raise Unavailable(f"Postgres does not answer: {str(error) or type(error).__name__}") from error
         finally:
             if not is_well and self._connection is not None:
@@ -93,7 +91,7 @@ class Candidate:
         try:
             # The server has heard of it when this returns.
             await connection.close(timeout=ANSWER_S)
-        except _GONE:
+        except lost():
             connection.terminate()
 
     async def _session(self) -> Session | None:
@@ -106,6 +104,8 @@ class Candidate:
         return session if shown.is_shown else None
 
     async def _connect(self) -> Any:
+        import asyncpg
+
         return await asyncpg.connect(
             self._url,
             server_settings={

@@ -1,6 +1,6 @@
 """Connections to Postgres: pools without session state, counted statements, and errors in our own words.
 
-Nothing from asyncpg leaves this module. A broken connection before the commit is
+Nothing from asyncpg leaves this module, which loads it when a connection is first wanted. A broken connection before the commit is
 `Unavailable` (nothing was written), during the commit `OutcomeUnknown`.
 """
 
@@ -12,35 +12,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Generic, TypeVar
 
-import asyncpg
 import msgspec
 
 from holdfast.exceptions import HoldfastError, Invalid, OutcomeUnknown, Unavailable
+from holdfast.store.driver import again, gone
 
 Row = TypeVar("Row", bound=msgspec.Struct)
 
 COMMAND_TIMEOUT_S = 20.0
 ACQUIRE_TIMEOUT_S = 10.0
-
-# What a dead, dying, silent (TimeoutError is an OSError) or unreachable server looks like. asyncpg raises InternalClientError
-# when the server goes away in the middle of a protocol exchange.
-_GONE = (
-    OSError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.InvalidAuthorizationSpecificationError,
-    asyncpg.CannotConnectNowError,
-    # What a process hears that was frozen inside a transaction, and one whose server became a replica.
-    asyncpg.IdleInTransactionSessionTimeoutError,
-    asyncpg.ReadOnlySQLTransactionError,
-    # A database that is being restored, and one whose disk does not read or write.
-    asyncpg.InvalidCatalogNameError,
-    asyncpg.PostgresSystemError,
-)
-_AGAIN = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.LockNotAvailableError)
 
 
 class Retryable(Unavailable):
@@ -246,7 +226,7 @@ class Pool:
         # A connection in an unknown state is cut, not tidied up: tidying would wait for a server
         # that may be frozen. One whose server is gone has left the pool by itself; asyncpg then
         # refuses every further word to it.
-        with contextlib.suppress(*_GONE):
+        with contextlib.suppress(*gone()):
             if is_broken:
                 connection.terminate()
             await self._pool.release(connection, timeout=2.0)
@@ -259,7 +239,7 @@ class Pool:
                 while self._kept:
                     await self._release(self._kept.pop(), is_broken=False)
                 await self._pool.close()
-        except (TimeoutError, *_GONE):
+        except gone():
             self._pool.terminate()
 
 
@@ -268,6 +248,8 @@ async def open_pool(url: str, *, size: int, name: str, schemas: str = "holdfast"
 
     In *schemas*, one after the other, statements find what they name.
     """
+    import asyncpg
+
     pool = await asyncpg.create_pool(
         url,
         min_size=0,
@@ -309,6 +291,8 @@ def _is_idle(connection: Any) -> bool:
 
 def _is_gone(connection: Any) -> bool:
     """Whether the connection is closed. One that has left the pool by itself refuses to say so."""
+    import asyncpg
+
     try:
         closed: bool = connection.is_closed()
     except asyncpg.InterfaceError:
@@ -318,6 +302,8 @@ def _is_gone(connection: Any) -> bool:
 
 def _is_misuse(error: BaseException) -> bool:
     """Whether asyncpg complains about our call (a wrong number of arguments), not about the connection: a bug."""
+    import asyncpg
+
     return isinstance(error, asyncpg.InterfaceError) and "argument" in str(error)
 
 
@@ -334,7 +320,9 @@ class _own_errors:  # noqa: N801 - reads as a statement
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if error is None or isinstance(error, HoldfastError):
             return
-        if isinstance(error, _AGAIN):
+        import asyncpg
+
+        if isinstance(error, again()):
             raise Retryable(f"Postgres rolled the transaction back: {error}") from error
         if isinstance(error, asyncpg.UniqueViolationError):
             raise Conflict(f"somebody else wrote the same row first: {error}") from error
@@ -344,7 +332,7 @@ class _own_errors:  # noqa: N801 - reads as a statement
             error, asyncpg.UndefinedTableError | asyncpg.UndefinedColumnError | asyncpg.InvalidSchemaNameError
         ):
             raise Unavailable(f"the database is not migrated ({error}): run `holdfast migrate`") from error
-        if isinstance(error, _GONE) and not _is_misuse(error):
+        if isinstance(error, gone()) and not _is_misuse(error):
             raise self._gone(
                 f"lost Postgres ({str(error) or type(error).__name__}): {self._consequence}; try again with the same request id"
             ) from error

@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import asyncpg
-
 from holdfast.exceptions import Invalid, Unavailable
+from holdfast.store.driver import lost
 
 BEAT_S = 1.5
 ANSWER_S = 2.0
@@ -19,8 +18,6 @@ IDLE_S = 5.0
 
 TRY_LOCK = "SELECT pg_try_advisory_lock(hashtext('holdfast scheduler'), 1)"
 BEAT = "SELECT 1"
-
-_GONE = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, asyncpg.PostgresError)
 
 
 class Leadership:
@@ -59,7 +56,7 @@ class Leadership:
             try:
                 async with asyncio.timeout(ANSWER_S):
                     is_held = await connection.fetchval(TRY_LOCK)
-            except _GONE as error:
+            except lost() as error:
                 raise Unavailable(f"Postgres does not answer: {_named(error)}; ask again") from error
             finally:
                 if not is_held:
@@ -81,7 +78,7 @@ class Leadership:
             try:
                 # The lock is free once the server has heard of it.
                 await connection.close(timeout=ANSWER_S)
-            except _GONE:
+            except lost():
                 connection.terminate()
 
     async def _keep(self, connection: Any) -> None:
@@ -100,7 +97,7 @@ class Leadership:
         try:
             async with asyncio.timeout(ANSWER_S):
                 await self._connection.fetchval(BEAT)
-        except _GONE:
+        except lost():
             return False
         return True
 
@@ -115,6 +112,8 @@ class Leadership:
         self._beat = self._connection = None
 
     async def _connect(self) -> Any:
+        import asyncpg
+
         try:
             return await asyncpg.connect(
                 self._url,
@@ -131,7 +130,7 @@ class Leadership:
             raise Invalid(
                 f"not a Postgres URL: {error}; expected postgresql://user:password@host:port/database"
             ) from error
-        except _GONE as error:
+        except lost() as error:
             raise Unavailable(f"Postgres does not answer: {_named(error)}") from error
 
 

@@ -11,7 +11,6 @@ import msgspec
 
 from holdfast.exceptions import Invalid, Unavailable
 from holdfast.store.contract.leadership import Leadership
-from holdfast.store.migrate import migrate as apply_migrations
 from holdfast.store.session import (
     Conflict,
     Pool,
@@ -104,6 +103,9 @@ class Opened:
         Raises `Invalid` for an URL that is none, `Unavailable` when Postgres does not answer or is not migrated.
         """
         if migrate:
+            # It brings the driver with it, which the engine in memory runs without.
+            from holdfast.store.migrate import migrate as apply_migrations
+
             await apply_migrations(url)
         store = cls(await open_pool(url, size=pool_max, name="holdfast store"))
         try:
