@@ -11,6 +11,14 @@ from datetime import timedelta
 from enum import IntEnum
 from typing import ClassVar
 
+from holdfast.sdk.search_attributes import (
+    SearchAttributeIndexedValueType as SearchAttributeIndexedValueType,
+)
+from holdfast.sdk.search_attributes import SearchAttributeKey as SearchAttributeKey
+from holdfast.sdk.search_attributes import SearchAttributePair as SearchAttributePair
+from holdfast.sdk.search_attributes import SearchAttributeUpdate as SearchAttributeUpdate
+from holdfast.sdk.search_attributes import SearchAttributeValue as SearchAttributeValue
+from holdfast.sdk.search_attributes import TypedSearchAttributes as TypedSearchAttributes
 from holdfast.wire.payloads import Payload
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from holdfast.core import facts as f
+from holdfast.core import search
 from holdfast.core import state as s
 from holdfast.exceptions import Refused
 from holdfast.wire import commands as c
@@ -79,6 +80,14 @@ def batch_facts(
                         kind=command.kind, name=command.name, seq=command.seq, value=command.value
                     )
                 )
+            case c.UpsertSearchAttributes():
+                events.append(
+                    e.SearchAttributesUpserted(
+                        search_attributes=command.search_attributes, search_types=command.search_types
+                    )
+                )
+            case c.UpsertMemo():
+                events.append(e.MemoUpserted(memo=command.memo))
             case c.CompleteWorkflow():
                 events.append(e.WorkflowCompleted(result=command.result))
             case c.FailWorkflow():
@@ -150,6 +159,8 @@ def _check(state: s.RunState, commands: list[c.AnyCommand], settled: int) -> Non
                     raise Refused(
                         f"command {index}: run {run.run_id} has no activity {command.seq} to cancel"
                     )
+            case c.UpsertSearchAttributes() | c.UpsertMemo():
+                search.check_command(command)
             case c.CancelWorkflow() if not run.is_cancel_requested:
                 raise Refused(f"command {index}: CancelWorkflow, but nobody asked run {run.run_id} to cancel")
         if isinstance(command, c.Closing) and index != len(commands) - 1:

@@ -127,6 +127,12 @@ class WorkflowHandle(Generic[W, R]):
         found = await unsealed(self._caller.converter, found)
         return description_of(found, self._caller.namespace, self._caller.converter)
 
+    async def why(self, *, rpc_timeout: timedelta | None = None) -> str:
+        """One sentence that says why the workflow does not move on."""
+        request = m.Why(workflow_id=self._id, run_id=self._run_id)
+        found: m.Because = await self._caller.call("why", request, rpc_timeout)
+        return found.sentence
+
     async def signal(
         self,
         signal: str | Callable[..., Any],
