@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import msgspec
 
@@ -382,6 +382,15 @@ class _Parser:
         self._kind = found.lastgroup
         self._token = found[found.lastgroup or 0]
         self.place, self._end = found.start(found.lastgroup or 0), found.end()
+
+    def _wrong(self, expected: str) -> NoReturn:
+        raise self._fault(expected)
+
+    def _fault(self, expected: str) -> Invalid:
+        found = repr(self._token) if self._kind else "the end"
+        return Invalid(
+            f"the filter cannot be read at character {self.place + 1}: found {found}, expected {expected}"
+        )
 
 
 def time_text(moment: datetime) -> str:

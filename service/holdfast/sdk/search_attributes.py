@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntEnum
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, get_origin, overload
+from itertools import pairwise
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, cast, get_origin, overload
 
 import msgspec
 
@@ -126,7 +127,7 @@ class TypedSearchAttributes(Collection[SearchAttributePair[Any]]):
     def __post_init__(self) -> None:
         ordered = sorted(self.search_attributes, key=lambda pair: pair.key.name)
         object.__setattr__(self, "search_attributes", ordered)
-        for before, pair in zip(ordered, ordered[1:], strict=False):
+        for before, pair in pairwise(ordered):
             if before.key.name == pair.key.name:
                 raise ValueError(f"Duplicate search attribute entries found for key {pair.key.name}")
 
@@ -147,8 +148,7 @@ class TypedSearchAttributes(Collection[SearchAttributePair[Any]]):
             if found.key.name == key.name:
                 fitting = _fitting(key, found)
                 if fitting is not None:
-                    value = fitting
-                    return value
+                    return cast(V, fitting)
         raise KeyError(key.name)
 
     @overload

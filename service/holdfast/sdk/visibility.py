@@ -29,9 +29,9 @@ class Shown:
 def started(run: WorkflowRun) -> e.WorkflowStarted:
     """The first event of the run."""
     event = run.started.event if run.started is not None else None
-    if not isinstance(event, e.WorkflowStarted):
-        raise RuntimeError("the workflow has not begun")
-    return event
+    if isinstance(event, e.WorkflowStarted):
+        return event
+    raise RuntimeError("the workflow has not begun")
 
 
 def of(run: WorkflowRun) -> Shown:
