@@ -45,6 +45,7 @@ from holdfast.sdk.rpc import Rpc
 from holdfast.sdk.sealing import unsealed
 from holdfast.sdk.search_attributes import encoded as encoded_attributes
 from holdfast.wire import messages as m
+from holdfast.wire import visibility as vis
 
 __all__ = [
     "Client",
@@ -237,13 +238,6 @@ class Client:
         that have no encoding or take more than 2 MiB.
         """
         name, returns = definitions.name_and_result_type(workflow)
-        conflict = _CONFLICT[id_conflict_policy]
-        if id_reuse_policy is WorkflowIDReusePolicy.TERMINATE_IF_RUNNING:
-            if id_conflict_policy is not WorkflowIDConflictPolicy.UNSPECIFIED:
-                raise ValueError(
-                    "id_reuse_policy TERMINATE_IF_RUNNING cannot be combined with an id_conflict_policy"
-                )
-            conflict = "terminate_existing"
         attributes, types = encoded_attributes(search_attributes)
         request = m.Start(
             request_id=request_id(),
@@ -252,7 +246,7 @@ class Client:
             task_queue=task_queue,
             input=await self.caller.encode(arguments(arg, more, args)),
             id_reuse=_REUSE[id_reuse_policy],
-            id_conflict=conflict,
+            id_conflict=_conflict(id_reuse_policy, id_conflict_policy),
             identity=self.caller.identity,
             execution_timeout_s=seconds_of(execution_timeout),
             run_timeout_s=seconds_of(run_timeout),
@@ -265,14 +259,7 @@ class Client:
             details=static_details or "",
             priority=priority.priority_key or 0,
         )
-        try:
-            started: m.Started = await self.caller.call("start", request, rpc_timeout)
-        except RPCError as error:
-            if isinstance(error.cause, AlreadyExists):
-                raise WorkflowAlreadyStartedError(
-                    id, name, run_id=error.details.get("run_id"), first_run_id=error.details.get("run_id")
-                ) from error
-            raise
+        started = await _start(self.caller, request, rpc_timeout)
         return WorkflowHandle(
             self.caller,
             id,
@@ -374,12 +361,33 @@ class Client:
         self, query: str | None = None, *, rpc_timeout: timedelta | None = None
     ) -> WorkflowExecutionCount:
         """How many runs match; a query that ends in `GROUP BY ExecutionStatus` counts each status."""
-        found: m.Counted = await self.caller.call("count", m.Count(query=query or ""), rpc_timeout)
+        found: vis.Counted = await self.caller.call("count", vis.Count(query=query or ""), rpc_timeout)
         groups = [
             WorkflowExecutionCountAggregationGroup(runs, [status_name(status)])
             for status, runs in sorted(found.groups.items())
         ]
         return WorkflowExecutionCount(found.count, groups)
+
+
+def _conflict(reuse: WorkflowIDReusePolicy, conflict: WorkflowIDConflictPolicy) -> str:
+    if reuse is not WorkflowIDReusePolicy.TERMINATE_IF_RUNNING:
+        return _CONFLICT[conflict]
+    if conflict is not WorkflowIDConflictPolicy.UNSPECIFIED:
+        raise ValueError("id_reuse_policy TERMINATE_IF_RUNNING cannot be combined with an id_conflict_policy")
+    return "terminate_existing"
+
+
+async def _start(caller: Caller, request: m.Start, timeout: timedelta | None) -> m.Started:
+    try:
+        started: m.Started = await caller.call("start", request, timeout)
+    except RPCError as error:
+        if isinstance(error.cause, AlreadyExists):
+            known = error.details.get("run_id")
+            raise WorkflowAlreadyStartedError(
+                request.workflow_id, request.workflow_type, run_id=known, first_run_id=known
+            ) from error
+        raise
+    return started
 
 
 def _tell_without_effect(given: Mapping[str, Any]) -> None:

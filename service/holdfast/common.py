@@ -12,14 +12,28 @@ from enum import IntEnum
 from typing import ClassVar
 
 from holdfast.sdk.search_attributes import (
-    SearchAttributeIndexedValueType as SearchAttributeIndexedValueType,
+    SearchAttributeIndexedValueType,
+    SearchAttributeKey,
+    SearchAttributePair,
+    SearchAttributeUpdate,
+    SearchAttributeValue,
+    TypedSearchAttributes,
 )
-from holdfast.sdk.search_attributes import SearchAttributeKey as SearchAttributeKey
-from holdfast.sdk.search_attributes import SearchAttributePair as SearchAttributePair
-from holdfast.sdk.search_attributes import SearchAttributeUpdate as SearchAttributeUpdate
-from holdfast.sdk.search_attributes import SearchAttributeValue as SearchAttributeValue
-from holdfast.sdk.search_attributes import TypedSearchAttributes as TypedSearchAttributes
 from holdfast.wire.payloads import Payload
+
+__all__ = [
+    "Priority",
+    "RawValue",
+    "RetryPolicy",
+    "SearchAttributeIndexedValueType",
+    "SearchAttributeKey",
+    "SearchAttributePair",
+    "SearchAttributeUpdate",
+    "SearchAttributeValue",
+    "TypedSearchAttributes",
+    "WorkflowIDConflictPolicy",
+    "WorkflowIDReusePolicy",
+]
 
 
 @dataclass

@@ -88,6 +88,8 @@ def breaks(promised: Names, current: Names) -> list[str]:
 
 def is_wider(old: Any, new: Any) -> bool:
     """Whether *new* is a choice that every old alternative is still among: a union that gained a member."""
+    if old.get("type") == new.get("type") == "array":
+        return is_wider(old["items"], new["items"])
     kept = old.get("anyOf", [old])
     return "anyOf" in new and all(choice in new["anyOf"] for choice in kept)
 

@@ -74,26 +74,8 @@ def batch_facts(
                     # Nobody works on it: it is cancelled at once.
                     gone.add(command.seq)
                     aftermath.append(e.ActivityCancelled(seq=command.seq))
-            case c.RecordMarker():
-                events.append(
-                    e.MarkerRecorded(
-                        kind=command.kind, name=command.name, seq=command.seq, value=command.value
-                    )
-                )
-            case c.UpsertSearchAttributes():
-                events.append(
-                    e.SearchAttributesUpserted(
-                        search_attributes=command.search_attributes, search_types=command.search_types
-                    )
-                )
-            case c.UpsertMemo():
-                events.append(e.MemoUpserted(memo=command.memo))
-            case c.CompleteWorkflow():
-                events.append(e.WorkflowCompleted(result=command.result))
-            case c.FailWorkflow():
-                events.append(e.WorkflowFailed(failure=command.failure))
-            case c.CancelWorkflow():
-                events.append(e.WorkflowCancelled(details=command.details))
+            case _:
+                events.append(_plain(command))
     is_closing = has_closing(commands)
     if is_closing:
         # The close settles everything that is still open, without telling code that has ended.
@@ -101,6 +83,28 @@ def batch_facts(
     counted = msgspec.structs.replace(marker, events=len(events))
     facts: list[f.AnyFact] = [f.Recorded(event) for event in (counted, *events, *aftermath)]
     return Batch(facts, is_closing, bool(aftermath))
+
+
+def _plain(command: c.AnyCommand) -> e.AnyEvent:
+    """The event of a command that needs nothing but itself."""
+    match command:
+        case c.RecordMarker():
+            return e.MarkerRecorded(
+                kind=command.kind, name=command.name, seq=command.seq, value=command.value
+            )
+        case c.UpsertSearchAttributes():
+            return e.SearchAttributesUpserted(
+                search_attributes=command.search_attributes, search_types=command.search_types
+            )
+        case c.UpsertMemo():
+            return e.MemoUpserted(memo=command.memo)
+        case c.CompleteWorkflow():
+            return e.WorkflowCompleted(result=command.result)
+        case c.FailWorkflow():
+            return e.WorkflowFailed(failure=command.failure)
+        case c.CancelWorkflow():
+            return e.WorkflowCancelled(details=command.details)
+    raise Refused(f"{type(command).__name__} is no command that this version can carry out")
 
 
 def _scheduled(run: s.Run, command: c.ScheduleActivity) -> e.ActivityScheduled:

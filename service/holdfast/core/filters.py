@@ -75,27 +75,26 @@ class All(msgspec.Struct, frozen=True):
     parts: tuple[Node, ...]
 
 
-class Any_(msgspec.Struct, frozen=True):
+class Either(msgspec.Struct, frozen=True):
     """What some part matches."""
 
     parts: tuple[Node, ...]
 
 
-Node = Test | Not | All | Any_
+Node = Test | Not | All | Either
 
 
 class Predicate(str):
     """A filter as jsonpath, with what it was made of, so that who has no Postgres can ask Python."""
 
-    __slots__ = ("node",)
+    node: Node
 
-    def __new__(cls, text: str, node: Node) -> Predicate:
-        """Made of both."""
-        made = super().__new__(cls, text)
+    @classmethod
+    def of(cls, node: Node) -> Predicate:
+        """The predicate that says *node*."""
+        made = cls(_path(node))
         made.node = node
         return made
-
-    node: Node
 
 
 class Filter(msgspec.Struct, frozen=True):
@@ -125,7 +124,7 @@ def parse(text: str) -> Filter:
     for part in node.parts if isinstance(node, All) else (node,):
         if isinstance(part, Test):
             _hint(part, hints)
-    return Filter(node=node, path=Predicate(_path(node), node), is_grouped=is_grouped, **hints)
+    return Filter(node=node, path=Predicate.of(node), is_grouped=is_grouped, **hints)
 
 
 def matches(node: Node | None, document: Mapping[str, Any], now: float) -> bool:
@@ -135,7 +134,7 @@ def matches(node: Node | None, document: Mapping[str, Any], now: float) -> bool:
             return True
         case All(parts):
             return all(matches(part, document, now) for part in parts)
-        case Any_(parts):
+        case Either(parts):
             return any(matches(part, document, now) for part in parts)
         case Not(part):
             return not matches(part, document, now)
@@ -191,7 +190,7 @@ def _path(node: Node) -> str:
     match node:
         case All(parts):
             return "(" + " && ".join(map(_path, parts)) + ")"
-        case Any_(parts):
+        case Either(parts):
             return "(" + " || ".join(map(_path, parts)) + ")"
         case Not(part):
             return f"!({_path(part)})"
@@ -234,7 +233,7 @@ class _Parser:
         parts = [self._all_of(depth)]
         while self._skipped("OR"):
             parts.append(self._all_of(depth))
-        return parts[0] if len(parts) == 1 else Any_(tuple(parts))
+        return parts[0] if len(parts) == 1 else Either(tuple(parts))
 
     def ending(self) -> bool:
         """What may follow the conditions; whether it is GROUP BY ExecutionStatus."""

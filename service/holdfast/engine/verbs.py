@@ -24,6 +24,7 @@ from holdfast.store import views
 from holdfast.store.journal import Address
 from holdfast.wire import codec
 from holdfast.wire import messages as m
+from holdfast.wire import visibility as vis
 
 WAIT_MAX_S = 10.0
 CLAIM_MAX = 200
@@ -75,12 +76,12 @@ async def list_(engine: Engine, namespace: str, request: m.List) -> m.ListPage:
     return await list_page(engine.pool, namespace, request)
 
 
-async def count(engine: Engine, namespace: str, request: m.Count) -> m.Counted:
+async def count(engine: Engine, namespace: str, request: vis.Count) -> vis.Counted:
     """How many of the namespace's runs match."""
     return await counted(engine.pool, namespace, request)
 
 
-async def why(engine: Engine, namespace: str, request: m.Why) -> m.Because:
+async def why(engine: Engine, namespace: str, request: vis.Why) -> vis.Because:
     """Why a run does not move on."""
     if request.run_id is not None:
         codec.check_run_id(request.run_id)
@@ -93,7 +94,7 @@ async def why(engine: Engine, namespace: str, request: m.Why) -> m.Because:
         return engine.credits.has_worker(namespace, queue, time.monotonic())
 
     sentence = why_not(described, found.run.now, is_served)
-    return m.Because(run_id=found.run.run_id, sentence=sentence)
+    return vis.Because(run_id=found.run.run_id, sentence=sentence)
 
 
 async def result(engine: Engine, namespace: str, request: m.Result) -> m.Outcome:

@@ -14,6 +14,7 @@ from holdfast.store.session import Pool
 from holdfast.wire import codec
 from holdfast.wire import events as e
 from holdfast.wire import messages as m
+from holdfast.wire import visibility as vis
 from holdfast.wire.failures import Failure
 
 _options = msgspec.msgpack.Decoder(s.Options)
@@ -113,11 +114,11 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-async def counted(pool: Pool, namespace: str, request: m.Count) -> m.Counted:
+async def counted(pool: Pool, namespace: str, request: vis.Count) -> vis.Counted:
     """How many runs a filter matches, in groups if it asks for them."""
     asked = filters.parse(request.query)
     found = await searching.count_runs(pool, namespace, asked)
-    return m.Counted(count=sum(found.values()), groups=found if asked.is_grouped else {})
+    return vis.Counted(count=sum(found.values()), groups=found if asked.is_grouped else {})
 
 
 def _pending(activity: views.OpenActivity, task: views.OpenTask) -> m.PendingActivity:

@@ -18,6 +18,7 @@ from holdfast.exceptions import Invalid
 from holdfast.wire import commands as c
 from holdfast.wire import messages as m
 from holdfast.wire import schedules as sch
+from holdfast.wire import visibility as vis
 from holdfast.wire.commands import AnyCommand
 from holdfast.wire.events import AnyEvent, Event
 from holdfast.wire.failures import Failure
@@ -42,8 +43,8 @@ REQUESTS: dict[str, Any] = {
     "describe": m.Describe,
     "history": m.History,
     "list": m.List,
-    "count": m.Count,
-    "why": m.Why,
+    "count": vis.Count,
+    "why": vis.Why,
     "result": m.Result,
     "claim": m.Claim,
     "report": m.AnyReport,
@@ -70,8 +71,8 @@ RESPONSES: dict[str, Any] = {
     "describe": m.Description,
     "history": m.HistoryPage,
     "list": m.ListPage,
-    "count": m.Counted,
-    "why": m.Because,
+    "count": vis.Counted,
+    "why": vis.Because,
     "result": m.Outcome,
     "claim": m.Tasks,
     "report": m.Reported,
@@ -179,7 +180,7 @@ def check_request(request: Any) -> None:
             check_text("reason", request.reason, may_be_empty=True)
             if isinstance(request, m.Terminate):
                 _check_details("details", request.details)
-        case m.Describe() | m.History() | m.Result() | m.Why():
+        case m.Describe() | m.History() | m.Result() | vis.Why():
             check_text("workflow_id", request.workflow_id)
         case m.Claim() | m.WorkerHeartbeat():
             check_text("worker", request.worker)

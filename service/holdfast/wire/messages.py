@@ -13,15 +13,13 @@ named beside each request below. Durations are seconds, times epoch seconds.
 | describe | Describe | Description |
 | history | History | HistoryPage |
 | list | List | ListPage |
-| count | Count | Counted |
-| why | Why | Because |
 | result | Result | Outcome |
 | claim | Claim | Tasks |
 | report | one of `AnyReport` | Reported |
 | heartbeat | WorkerHeartbeat | WorkerAnswer |
 | activity_heartbeat | ActivityHeartbeat | HeartbeatAnswer |
 
-What is asked of schedules stands in `wire.schedules`.
+What is asked of schedules stands in `wire.schedules`; `count` and `why` in `wire.visibility`.
 
 Every mutating request of a client carries a `request_id`: the same id again returns the
 first answer, the same id with another body is refused. A worker's reports are kept apart
@@ -241,33 +239,6 @@ class ListPage(Message, frozen=True, kw_only=True):
 
     runs: list[RunSummary] = []
     next_cursor: str | None = None
-
-
-class Count(Message, frozen=True, kw_only=True):
-    """How many runs a filter matches; `GROUP BY ExecutionStatus` at its end counts each status."""
-
-    query: str = ""
-
-
-class Counted(Message, frozen=True, kw_only=True):
-    """`groups` has a number per status if the filter asked for groups."""
-
-    count: int
-    groups: dict[str, int] = {}
-
-
-class Why(Message, frozen=True, kw_only=True):
-    """Asks why a run does not move on."""
-
-    workflow_id: str
-    run_id: str | None = None
-
-
-class Because(Message, frozen=True, kw_only=True):
-    """One sentence that says it."""
-
-    run_id: str
-    sentence: str
 
 
 class Result(Message, frozen=True, kw_only=True):
