@@ -56,7 +56,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "app": SHELL | {"api"},
     # The SDK: in a user's program there is no server.
     **{part: (SDK | {"bus", "wire"}) - {part} for part in SDK - {"exceptions"}},
-    "common": {"exceptions", "wire"},
+    # Of the SDK only its search attributes, which are data as well and too long for a room with others.
+    "common": {"exceptions", "sdk", "wire"},
     # Embedded servers and the first screen; the service itself runs as processes of their own.
     "dev": SDK | {"bus", "config", "logs", "store", "wire"},
     # Tests of users: the SDK, the real core in memory, and the embedded stack.

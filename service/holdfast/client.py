@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
 from holdfast.bus import Bus
-from holdfast.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from holdfast.common import Priority, TypedSearchAttributes, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from holdfast.converter import DataConverter
 from holdfast.exceptions import (
     AlreadyExists,
@@ -27,20 +27,25 @@ from holdfast.exceptions import (
 )
 from holdfast.sdk import definitions
 from holdfast.sdk.address import find_servers
-from holdfast.sdk.caller import UNSET, Caller, arguments, request_id, rpc_error
+from holdfast.sdk.caller import UNSET, Caller, arguments, request_id, rpc_error, seconds_of
 from holdfast.sdk.executions import (
     HistoryEvent,
     PendingActivity,
     WorkflowExecution,
+    WorkflowExecutionCount,
+    WorkflowExecutionCountAggregationGroup,
     WorkflowExecutionDescription,
     WorkflowExecutionStatus,
     WorkflowHistory,
     execution_of,
+    status_name,
 )
 from holdfast.sdk.handle import WorkflowContinuedAsNewError, WorkflowFailureError, WorkflowHandle
-from holdfast.sdk.listing import parse_query
 from holdfast.sdk.rpc import Rpc
+from holdfast.sdk.sealing import unsealed
+from holdfast.sdk.search_attributes import encoded as encoded_attributes
 from holdfast.wire import messages as m
+from holdfast.wire import visibility as vis
 
 __all__ = [
     "Client",
@@ -50,6 +55,8 @@ __all__ = [
     "RPCStatusCode",
     "WorkflowContinuedAsNewError",
     "WorkflowExecution",
+    "WorkflowExecutionCount",
+    "WorkflowExecutionCountAggregationGroup",
     "WorkflowExecutionDescription",
     "WorkflowExecutionStatus",
     "WorkflowFailureError",
@@ -165,8 +172,17 @@ class Client:
         id: str,
         task_queue: str,
         result_type: type | None = ...,
+        execution_timeout: timedelta | None = ...,
+        run_timeout: timedelta | None = ...,
+        task_timeout: timedelta | None = ...,
         id_reuse_policy: WorkflowIDReusePolicy = ...,
         id_conflict_policy: WorkflowIDConflictPolicy = ...,
+        memo: Mapping[str, Any] | None = ...,
+        search_attributes: TypedSearchAttributes | Mapping[str, Sequence[Any]] | None = ...,
+        static_summary: str | None = ...,
+        static_details: str | None = ...,
+        start_delay: timedelta | None = ...,
+        priority: Priority = ...,
         rpc_timeout: timedelta | None = ...,
     ) -> WorkflowHandle[Any, R]: ...
 
@@ -180,8 +196,17 @@ class Client:
         id: str,
         task_queue: str,
         result_type: type | None = ...,
+        execution_timeout: timedelta | None = ...,
+        run_timeout: timedelta | None = ...,
+        task_timeout: timedelta | None = ...,
         id_reuse_policy: WorkflowIDReusePolicy = ...,
         id_conflict_policy: WorkflowIDConflictPolicy = ...,
+        memo: Mapping[str, Any] | None = ...,
+        search_attributes: TypedSearchAttributes | Mapping[str, Sequence[Any]] | None = ...,
+        static_summary: str | None = ...,
+        static_details: str | None = ...,
+        start_delay: timedelta | None = ...,
+        priority: Priority = ...,
         rpc_timeout: timedelta | None = ...,
     ) -> WorkflowHandle[Any, Any]: ...
 
@@ -194,8 +219,17 @@ class Client:
         id: str,
         task_queue: str,
         result_type: type | None = None,
+        execution_timeout: timedelta | None = None,
+        run_timeout: timedelta | None = None,
+        task_timeout: timedelta | None = None,
         id_reuse_policy: WorkflowIDReusePolicy = WorkflowIDReusePolicy.ALLOW_DUPLICATE,
         id_conflict_policy: WorkflowIDConflictPolicy = WorkflowIDConflictPolicy.UNSPECIFIED,
+        memo: Mapping[str, Any] | None = None,
+        search_attributes: TypedSearchAttributes | Mapping[str, Sequence[Any]] | None = None,
+        static_summary: str | None = None,
+        static_details: str | None = None,
+        start_delay: timedelta | None = None,
+        priority: Priority = Priority.default,
         rpc_timeout: timedelta | None = None,
     ) -> WorkflowHandle[Any, Any]:
         """Start a workflow: it is durable when this returns.
@@ -204,13 +238,7 @@ class Client:
         that have no encoding or take more than 2 MiB.
         """
         name, returns = definitions.name_and_result_type(workflow)
-        conflict = _CONFLICT[id_conflict_policy]
-        if id_reuse_policy is WorkflowIDReusePolicy.TERMINATE_IF_RUNNING:
-            if id_conflict_policy is not WorkflowIDConflictPolicy.UNSPECIFIED:
-                raise ValueError(
-                    "id_reuse_policy TERMINATE_IF_RUNNING cannot be combined with an id_conflict_policy"
-                )
-            conflict = "terminate_existing"
+        attributes, types = encoded_attributes(search_attributes)
         request = m.Start(
             request_id=request_id(),
             workflow_id=id,
@@ -218,17 +246,20 @@ class Client:
             task_queue=task_queue,
             input=await self.caller.encode(arguments(arg, more, args)),
             id_reuse=_REUSE[id_reuse_policy],
-            id_conflict=conflict,
+            id_conflict=_conflict(id_reuse_policy, id_conflict_policy),
             identity=self.caller.identity,
+            execution_timeout_s=seconds_of(execution_timeout),
+            run_timeout_s=seconds_of(run_timeout),
+            task_timeout_s=seconds_of(task_timeout),
+            start_delay_s=seconds_of(start_delay) or 0.0,
+            memo=await self.caller.encode_memo(memo),
+            search_attributes=attributes,
+            search_types=types,
+            summary=static_summary or "",
+            details=static_details or "",
+            priority=priority.priority_key or 0,
         )
-        try:
-            started: m.Started = await self.caller.call("start", request, rpc_timeout)
-        except RPCError as error:
-            if isinstance(error.cause, AlreadyExists):
-                raise WorkflowAlreadyStartedError(
-                    id, name, run_id=error.details.get("run_id"), first_run_id=error.details.get("run_id")
-                ) from error
-            raise
+        started = await _start(self.caller, request, rpc_timeout)
         return WorkflowHandle(
             self.caller,
             id,
@@ -310,22 +341,53 @@ class Client:
     ) -> AsyncIterator[WorkflowExecution]:
         """Runs of this namespace, newest first, read page by page as they are consumed.
 
-        *query* is terms joined by AND: `WorkflowType = 'x'`, `WorkflowId = 'x'`, `ExecutionStatus = 'Running'`,
-        `ExecutionStatus IN ('Failed', 'TimedOut')`, `TaskFailing = true`. Raises `Invalid` for any other.
+        *query* is a filter as `docs/search.md` has it. Raises `RPCError` (INVALID_ARGUMENT) for one that cannot be read.
         """
-        filters = parse_query(query)
         left, cursor = limit, None
         while left is None or left > 0:
             size = page_size if left is None else min(page_size, left)
             page: m.ListPage = await self.caller.call(
-                "list", m.List(**filters, limit=size, cursor=cursor), rpc_timeout
+                "list", m.List(query=query or "", limit=size, cursor=cursor), rpc_timeout
             )
+            page = await unsealed(self.data_converter, page)
             for run in page.runs:
-                yield execution_of(run, self.namespace)
+                yield execution_of(run, self.namespace, self.data_converter)
             left = None if left is None else left - len(page.runs)
             cursor = page.next_cursor
             if cursor is None:
                 return
+
+    async def count_workflows(
+        self, query: str | None = None, *, rpc_timeout: timedelta | None = None
+    ) -> WorkflowExecutionCount:
+        """How many runs match; a query that ends in `GROUP BY ExecutionStatus` counts each status."""
+        found: vis.Counted = await self.caller.call("count", vis.Count(query=query or ""), rpc_timeout)
+        groups = [
+            WorkflowExecutionCountAggregationGroup(runs, [status_name(status)])
+            for status, runs in sorted(found.groups.items())
+        ]
+        return WorkflowExecutionCount(found.count, groups)
+
+
+def _conflict(reuse: WorkflowIDReusePolicy, conflict: WorkflowIDConflictPolicy) -> str:
+    if reuse is not WorkflowIDReusePolicy.TERMINATE_IF_RUNNING:
+        return _CONFLICT[conflict]
+    if conflict is not WorkflowIDConflictPolicy.UNSPECIFIED:
+        raise ValueError("id_reuse_policy TERMINATE_IF_RUNNING cannot be combined with an id_conflict_policy")
+    return "terminate_existing"
+
+
+async def _start(caller: Caller, request: m.Start, timeout: timedelta | None) -> m.Started:
+    try:
+        started: m.Started = await caller.call("start", request, timeout)
+    except RPCError as error:
+        if isinstance(error.cause, AlreadyExists):
+            known = error.details.get("run_id")
+            raise WorkflowAlreadyStartedError(
+                request.workflow_id, request.workflow_type, run_id=known, first_run_id=known
+            ) from error
+        raise
+    return started
 
 
 def _tell_without_effect(given: Mapping[str, Any]) -> None:

@@ -11,7 +11,29 @@ from datetime import timedelta
 from enum import IntEnum
 from typing import ClassVar
 
+from holdfast.sdk.search_attributes import (
+    SearchAttributeIndexedValueType,
+    SearchAttributeKey,
+    SearchAttributePair,
+    SearchAttributeUpdate,
+    SearchAttributeValue,
+    TypedSearchAttributes,
+)
 from holdfast.wire.payloads import Payload
+
+__all__ = [
+    "Priority",
+    "RawValue",
+    "RetryPolicy",
+    "SearchAttributeIndexedValueType",
+    "SearchAttributeKey",
+    "SearchAttributePair",
+    "SearchAttributeUpdate",
+    "SearchAttributeValue",
+    "TypedSearchAttributes",
+    "WorkflowIDConflictPolicy",
+    "WorkflowIDReusePolicy",
+]
 
 
 @dataclass

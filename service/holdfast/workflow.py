@@ -11,15 +11,16 @@ from __future__ import annotations
 import asyncio
 import inspect
 import random as _random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, ParamSpec, TypeVar, overload
 from uuid import UUID
 
+from holdfast.common import Priority
 from holdfast.converter import PayloadConverter
-from holdfast.sdk import markers, waiting
+from holdfast.sdk import markers, visibility, waiting
 from holdfast.sdk import signals as _signals
 from holdfast.sdk.activities import ActivityCancellationType, ActivityHandle, note_no_effect
 from holdfast.sdk.activity_calls import (
@@ -43,6 +44,7 @@ from holdfast.sdk.definitions import (
 )
 from holdfast.sdk.loop import ForbiddenInWorkflow
 from holdfast.sdk.replay import NondeterminismError
+from holdfast.sdk.search_attributes import SearchAttributeUpdate, TypedSearchAttributes
 from holdfast.sdk.signals import UnfinishedSignalHandlersWarning
 from holdfast.sdk.waiting import as_completed, wait
 from holdfast.sdk.workflow_log import LoggerAdapter, logger
@@ -73,6 +75,8 @@ __all__ = [
     "instance",
     "is_failure_exception",
     "logger",
+    "memo",
+    "memo_value",
     "now",
     "patched",
     "payload_converter",
@@ -89,6 +93,8 @@ __all__ = [
     "time",
     "time_ns",
     "unsafe",
+    "upsert_memo",
+    "upsert_search_attributes",
     "uuid4",
     "uuid7",
     "wait",
@@ -222,6 +228,10 @@ class Info:
     run_timeout: timedelta | None
     start_time: datetime
     task_queue: str
+    task_timeout: timedelta
+    priority: Priority
+    search_attributes: Mapping[str, Sequence[Any]]
+    typed_search_attributes: TypedSearchAttributes
     workflow_id: str
     workflow_start_time: datetime
     workflow_type: str
@@ -245,18 +255,39 @@ def info() -> Info:
         attempt=who.attempt,
         continued_run_id=None,
         cron_schedule=None,
-        execution_timeout=None,
         first_execution_run_id=who.run_id,
         namespace=who.namespace,
         original_execution_run_id=who.run_id,
         run_id=who.run_id,
-        run_timeout=None,
         start_time=started,
         task_queue=who.task_queue,
         workflow_id=who.workflow_id,
         workflow_start_time=started,
         workflow_type=who.workflow_type,
+        **visibility.info_fields(current),
     )
+
+
+def memo() -> Mapping[str, Any]:
+    """The run's memo as it is now."""
+    return visibility.memo(must_run())
+
+
+def memo_value(key: str, default: Any = visibility.UNSET, *, type_hint: type | None = None) -> Any:
+    """One value of the memo. Raises KeyError if it is not there and there is no *default*."""
+    return visibility.memo_value(must_run(), key, default, type_hint)
+
+
+def upsert_memo(updates: Mapping[str, Any]) -> None:
+    """Set values of the memo; None removes one."""
+    visibility.upsert_memo(must_run(), updates)
+
+
+def upsert_search_attributes(
+    attributes: Mapping[str, Sequence[Any]] | Sequence[SearchAttributeUpdate[Any]],
+) -> None:
+    """Change search attributes: updates made by `SearchAttributeKey.value_set` and `value_unset`."""
+    visibility.upsert_search_attributes(must_run(), attributes)
 
 
 def instance() -> Any:

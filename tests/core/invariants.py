@@ -25,6 +25,8 @@ OF_COMMANDS = (
     e.TimerStarted,
     e.TimerCancelled,
     e.MarkerRecorded,
+    e.SearchAttributesUpserted,
+    e.MemoUpserted,
     e.WorkflowCompleted,
     e.WorkflowFailed,
     e.WorkflowCancelled,

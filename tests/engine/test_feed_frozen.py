@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import nats
 import pytest
-from nats.aio.client import Client as Nats
+from nats.aio.msg import Msg
 
 from holdfast.engine.clock import Clock
 from holdfast.engine.engine import Engine
@@ -16,6 +16,7 @@ from holdfast.exceptions import Unavailable
 from holdfast.metrics import Metrics
 from holdfast.store import Store, journal_feed, outbox
 from tests.engine.parts import Parts
+from tests.store.rows import PATIENCE_S
 
 FROZEN_S = 200.0
 
@@ -37,13 +38,23 @@ class Freezer:
 class Wire:
     """What is really sent to the stream, doubles included: a subscriber hears what the stream drops."""
 
-    def __init__(self, connection: Nats) -> None:
-        self._connection = connection
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._is_passed = asyncio.Event()
         self.ids: list[str] = []
 
+    def note(self, message: Msg) -> None:
+        if message.headers:
+            self.ids.append(message.headers["Nats-Msg-Id"])
+        else:
+            self._is_passed.set()
+
     async def settled(self) -> list[str]:
-        """The ids of the messages that have been sent by now."""
-        await self._connection.flush()
+        """The ids of the messages that have been sent by now: what is said last on the same connection is heard last."""
+        self._parts.engine.bus.publish(f"hf.event.{self._parts.namespace}.last", b"")
+        async with asyncio.timeout(PATIENCE_S):
+            await self._is_passed.wait()
+        self._is_passed.clear()
         return self.ids
 
 
@@ -51,13 +62,13 @@ class Wire:
 async def wire(parts: Parts, nats_url: str) -> AsyncIterator[Wire]:
     await parts.engine.bus.ensure_streams()
     connection = await nats.connect(nats_url)
-    heard = Wire(connection)
+    heard = Wire(parts)
 
-    async def note(message: object) -> None:
-        heard.ids.append(message.headers["Nats-Msg-Id"])  # type: ignore[attr-defined]
+    async def note(message: Msg) -> None:
+        heard.note(message)
 
-    for family in ("event", "journal"):
-        await connection.subscribe(f"hf.{family}.{parts.namespace}.>", cb=note)
+    # One subscription, so that everything is heard in the order it was sent.
+    await connection.subscribe(f"hf.*.{parts.namespace}.>", cb=note)
     await connection.flush()
     yield heard
     await connection.close()

@@ -32,6 +32,8 @@ OF_COMMANDS = (
     e.TimerStarted,
     e.TimerCancelled,
     e.MarkerRecorded,
+    e.SearchAttributesUpserted,
+    e.MemoUpserted,
     e.WorkflowCompleted,
     e.WorkflowFailed,
     e.WorkflowCancelled,
@@ -139,6 +141,15 @@ def _fold_run(is_: Expected, row: Row, event: Any) -> None:
 
 def _fold_work(is_: Expected, row: Row, event: Any) -> None:
     match event:
+        case e.WorkflowStarted():
+            # The limit that ends first is a timer that no command can name; it begins behind the start delay.
+            limits = {0: event.run_timeout_s, -1: event.execution_timeout_s}
+            seconds, seq = (
+                min((s, n) for n, s in limits.items() if s is not None) if any(limits.values()) else (0, 1)
+            )
+            if seconds:
+                ends = row.recorded_at.timestamp() + event.start_delay_s + seconds
+                is_.timers[seq] = {"fire_at": ends, "state": 0}
         case e.ActivityScheduled():
             is_.run["command_seq"] = max(is_.run["command_seq"], event.seq)
             is_.activities[event.seq] = {

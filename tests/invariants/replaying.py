@@ -111,5 +111,9 @@ def _shape(thing: Any) -> tuple[Any, ...]:
             return "failed", thing.failure.message, thing.failure.type
         case c.CancelWorkflow() | e.WorkflowCancelled():
             return "cancelled", thing.details
+        case c.UpsertSearchAttributes() | e.SearchAttributesUpserted():
+            return "attributes", thing.search_attributes, thing.search_types
+        case c.UpsertMemo() | e.MemoUpserted():
+            return "memo", thing.memo
         case _:
             return "unknown", thing

@@ -73,7 +73,8 @@ def breaks(promised: Names, current: Names) -> list[str]:
         if new is None:
             found.append(f"{struct} is gone")
         elif "items" in old:
-            if new.get("items", [])[: len(old["items"])] != old["items"]:
+            pairs = list(zip(old["items"], new.get("items", []), strict=False))
+            if len(pairs) < len(old["items"]) or not all(a == b or is_wider(a, b) for a, b in pairs):
                 found.append(f"{struct}: items changed")
         else:
             for field, type_ in old["fields"].items():
@@ -88,6 +89,8 @@ def breaks(promised: Names, current: Names) -> list[str]:
 
 def is_wider(old: Any, new: Any) -> bool:
     """Whether *new* is a choice that every old alternative is still among: a union that gained a member."""
+    if old.get("type") == new.get("type") == "array":
+        return is_wider(old["items"], new["items"])
     kept = old.get("anyOf", [old])
     return "anyOf" in new and all(choice in new["anyOf"] for choice in kept)
 

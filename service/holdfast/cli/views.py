@@ -21,9 +21,14 @@ STORY_COLUMNS = ("event", "time", "what", "details")
 DETAIL_CHARS_MAX = 90
 
 
-def query(terms: Iterable[tuple[str, str | Sequence[str] | None]], *, failing: bool = False) -> str | None:
-    """The list filter that asks for all *terms* (field, value or allowed values) together; None if there are none."""
-    parts = []
+def query(
+    terms: Iterable[tuple[str, str | Sequence[str] | None]],
+    *,
+    failing: bool = False,
+    query: str | None = None,
+) -> str | None:
+    """The list filter that asks for all *terms* (field, value or allowed values) and *query* together; None for nothing."""
+    parts = [] if query is None else [f"({query})"]
     for field, value in terms:
         if isinstance(value, str):
             parts.append(f"{field} = {_quoted(value)}")

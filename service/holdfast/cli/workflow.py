@@ -138,6 +138,7 @@ def execute(
 @click.option("--type", "workflow_type", help="Only workflows of this type.")
 @click.option("--id", "listed_id", help="Only runs of this workflow id.")
 @click.option("--failing", is_flag=True, help="Only open runs whose workflow code fails at present.")
+@click.option("--query", help="A filter: WorkflowType = 'order' AND tenant = 'acme'.")
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
 @target_options
 @format_option
@@ -146,17 +147,48 @@ def list_(
     workflow_type: str | None,
     listed_id: str | None,
     failing: bool,
+    query: str | None,
     limit: int,
     target: Target,
     output: Format,
 ) -> None:
     """List runs, newest first."""
     terms = [("ExecutionStatus", statuses), ("WorkflowType", workflow_type), ("WorkflowId", listed_id)]
-    query = views.query(terms, failing=failing)
+    asked = views.query(terms, failing=failing, query=query)
 
     async def work(client: Client) -> None:
-        found = client.list_workflows(query, limit=limit, page_size=min(limit, 1_000), rpc_timeout=call_s)
+        found = client.list_workflows(asked, limit=limit, page_size=min(limit, 1_000), rpc_timeout=call_s)
         emit([views.summary(run) async for run in found], output, columns=views.LIST_COLUMNS)
+
+    with_client(target, work)
+
+
+@workflow.command()
+@click.option("--query", help="A filter; GROUP BY ExecutionStatus at its end counts each status.")
+@target_options
+@format_option
+def count(query: str | None, target: Target, output: Format) -> None:
+    """Count runs."""
+
+    async def work(client: Client) -> None:
+        found = await client.count_workflows(query, rpc_timeout=call_s)
+        groups = {str(group.group_values[0]): group.count for group in found.groups}
+        emit({"count": found.count, **groups}, output)
+
+    with_client(target, work)
+
+
+@workflow.command()
+@workflow_id
+@run_id
+@target_options
+@format_option
+def why(workflow_id: str, run_id: str | None, target: Target, output: Format) -> None:
+    """Say in one sentence why a workflow does not move on."""
+
+    async def work(client: Client) -> None:
+        sentence = await client.get_workflow_handle(workflow_id, run_id=run_id).why(rpc_timeout=call_s)
+        say(sentence, {"workflow_id": workflow_id, "why": sentence}, output)
 
     with_client(target, work)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from holdfast.core import facts as f
+from holdfast.core import search
 from holdfast.core import state as s
 from holdfast.exceptions import Refused
 from holdfast.wire import commands as c
@@ -73,18 +74,8 @@ def batch_facts(
                     # Nobody works on it: it is cancelled at once.
                     gone.add(command.seq)
                     aftermath.append(e.ActivityCancelled(seq=command.seq))
-            case c.RecordMarker():
-                events.append(
-                    e.MarkerRecorded(
-                        kind=command.kind, name=command.name, seq=command.seq, value=command.value
-                    )
-                )
-            case c.CompleteWorkflow():
-                events.append(e.WorkflowCompleted(result=command.result))
-            case c.FailWorkflow():
-                events.append(e.WorkflowFailed(failure=command.failure))
-            case c.CancelWorkflow():
-                events.append(e.WorkflowCancelled(details=command.details))
+            case _:
+                events.append(_plain(command))
     is_closing = has_closing(commands)
     if is_closing:
         # The close settles everything that is still open, without telling code that has ended.
@@ -92,6 +83,28 @@ def batch_facts(
     counted = msgspec.structs.replace(marker, events=len(events))
     facts: list[f.AnyFact] = [f.Recorded(event) for event in (counted, *events, *aftermath)]
     return Batch(facts, is_closing, bool(aftermath))
+
+
+def _plain(command: c.AnyCommand) -> e.AnyEvent:
+    """The event of a command that needs nothing but itself."""
+    match command:
+        case c.RecordMarker():
+            return e.MarkerRecorded(
+                kind=command.kind, name=command.name, seq=command.seq, value=command.value
+            )
+        case c.UpsertSearchAttributes():
+            return e.SearchAttributesUpserted(
+                search_attributes=command.search_attributes, search_types=command.search_types
+            )
+        case c.UpsertMemo():
+            return e.MemoUpserted(memo=command.memo)
+        case c.CompleteWorkflow():
+            return e.WorkflowCompleted(result=command.result)
+        case c.FailWorkflow():
+            return e.WorkflowFailed(failure=command.failure)
+        case c.CancelWorkflow():
+            return e.WorkflowCancelled(details=command.details)
+    raise Refused(f"{type(command).__name__} is no command that this version can carry out")
 
 
 def _scheduled(run: s.Run, command: c.ScheduleActivity) -> e.ActivityScheduled:
@@ -150,6 +163,8 @@ def _check(state: s.RunState, commands: list[c.AnyCommand], settled: int) -> Non
                     raise Refused(
                         f"command {index}: run {run.run_id} has no activity {command.seq} to cancel"
                     )
+            case c.UpsertSearchAttributes() | c.UpsertMemo():
+                search.check_command(command)
             case c.CancelWorkflow() if not run.is_cancel_requested:
                 raise Refused(f"command {index}: CancelWorkflow, but nobody asked run {run.run_id} to cancel")
         if isinstance(command, c.Closing) and index != len(commands) - 1:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from holdfast.core import facts as f
-from holdfast.core import retry
+from holdfast.core import limits, retry, search
 from holdfast.core import state as s
 from holdfast.core.batch import batch_facts, has_closing
 from holdfast.core.requests import Ask, ExpireTask, FireTimer, OpenRun, Request
@@ -59,7 +59,7 @@ def decide(state: s.RunState, request: Request, now: float) -> Decision:
         case m.ActivityHeartbeat():
             return _heartbeat(state, request)
         case Ask():
-            return _ask(state, request)
+            return _ask(state, request, now)
         case FireTimer():
             return _fire_timer(state, request, now)
         case ExpireTask():
@@ -117,8 +117,19 @@ def first_facts(start: m.Start) -> list[f.AnyFact]:
         input=start.input,
         request_id=start.request_id,
         identity=start.identity,
+        execution_timeout_s=start.execution_timeout_s,
+        run_timeout_s=start.run_timeout_s,
+        task_timeout_s=start.task_timeout_s,
+        start_delay_s=start.start_delay_s,
+        memo=start.memo,
+        search_attributes=start.search_attributes,
+        search_types=start.search_types,
+        summary=start.summary,
+        details=start.details,
+        priority=start.priority,
     )
-    return [f.Recorded(started), f.TaskOpened()]
+    search.check_start(start)
+    return [f.Recorded(started), f.TaskOpened(start.start_delay_s)]
 
 
 def _already_started(run: s.Run, why: str) -> AlreadyExists:
@@ -314,7 +325,7 @@ def _timed_out(
 # -- clients ---------------------------------------------------------------------------
 
 
-def _ask(state: s.RunState, ask: Ask) -> Decision:
+def _ask(state: s.RunState, ask: Ask, now: float) -> Decision:
     run, message = state.run, ask.message
     done = m.Done(run_id=run.run_id)
     kept = state.requests.get(message.request_id)
@@ -361,6 +372,8 @@ def _ask(state: s.RunState, ask: Ask) -> Decision:
                 request_id=message.request_id,
             )
             return Decision([*facts, f.Recorded(ended)], done)
+    if limits.is_delayed(state, now):
+        facts.append(f.TaskHastened())
     return _with_task(state, facts, done)
 
 
@@ -371,6 +384,8 @@ def _fire_timer(state: s.RunState, request: FireTimer, now: float) -> Decision:
     timer = state.timers.get(request.seq)
     if timer is None or timer.state != s.TIMER_OPEN or not state.run.is_open or timer.fire_at > now:
         return Decision([])
+    if request.seq in limits.NAMES:
+        return Decision([f.Recorded(e.WorkflowTimedOut(timeout=limits.NAMES[request.seq]))], True)
     return _with_task(state, [f.Recorded(e.TimerFired(seq=request.seq))], True)
 
 

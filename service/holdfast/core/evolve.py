@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from holdfast.core import facts as f
+from holdfast.core import limits, search
 from holdfast.core import state as s
 from holdfast.wire import codec
 from holdfast.wire import events as e
@@ -29,7 +30,10 @@ def evolve(state: s.RunState, fact: f.AnyFact, now: float) -> None:
         case f.Recorded():
             _record(state, fact.event, now)
         case f.TaskOpened():
-            _open_workflow_task(state, now)
+            _open_workflow_task(state, now + fact.delay_s)
+        case f.TaskHastened():
+            state.tasks[0].ready_at = now
+            _touch_task(state, 0)
         case f.TaskFreed():
             task = state.tasks[0]
             task.sticky_worker = task.sticky_until = None
@@ -87,6 +91,23 @@ def _record(state: s.RunState, event: e.AnyEvent, now: float) -> None:
         apply(state, event, at)
     elif type(event) in e.CLOSING:
         _close_run(state, e.CLOSING[type(event)], at)
+
+
+def _on_started(state: s.RunState, event: e.WorkflowStarted, at: float) -> None:
+    search.note(state, event.search_attributes, event.memo)
+    limit = limits.first_limit(event, at)
+    if limit is not None:
+        state.timers[limit.seq] = limit
+        limit.run_id = state.run.run_id
+        state.opened_timers.add(limit.seq)
+        state.run.open_timers += 1
+
+
+def _on_upserted(state: s.RunState, event: Any, at: float) -> None:
+    if isinstance(event, e.MemoUpserted):
+        search.note(state, b"", event.memo)
+    else:
+        search.note(state, event.search_attributes, b"")
 
 
 def _on_batch(state: s.RunState, event: e.WorkflowTaskCompleted, at: float) -> None:
@@ -193,6 +214,9 @@ def _on_message(state: s.RunState, event: Any, at: float) -> None:
 
 
 _APPLY: dict[type[e.Event], Callable[[s.RunState, Any, float], None]] = {
+    e.WorkflowStarted: _on_started,
+    e.SearchAttributesUpserted: _on_upserted,
+    e.MemoUpserted: _on_upserted,
     e.WorkflowTaskCompleted: _on_batch,
     e.ActivityScheduled: _on_activity_scheduled,
     e.ActivityCompleted: _on_activity_closed,

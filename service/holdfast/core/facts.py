@@ -22,7 +22,13 @@ class Recorded(Fact, frozen=True):
 
 
 class TaskOpened(Fact, frozen=True):
-    """The run has something to react to: a workflow task became ready."""
+    """The run has something to react to: a workflow task became ready, or will in so many seconds."""
+
+    delay_s: float = 0.0
+
+
+class TaskHastened(Fact, frozen=True):
+    """The run need not wait for the end of its start delay."""
 
 
 class TaskFreed(Fact, frozen=True):
@@ -84,6 +90,7 @@ class RequestKept(Fact, frozen=True):
 AnyFact = (
     Recorded
     | TaskOpened
+    | TaskHastened
     | TaskFreed
     | TaskLeased
     | TaskReleased

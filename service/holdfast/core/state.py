@@ -8,6 +8,7 @@ engine's batch holds a state, and only for the time of one transaction.
 from __future__ import annotations
 
 from copy import copy
+from typing import Any
 
 import msgspec
 
@@ -150,7 +151,8 @@ class RunState(msgspec.Struct, kw_only=True):
     `activities`, `tasks` and `timers` hold the rows that the batch's requests name (and those it
     opened), by `seq`; the workflow task is `tasks.get(0)`. `events` are the new ones,
     numbered from `first_new_seq`. The `touched_…` sets say what `record` must write. `claim_only` are
-    new activities that no answer may bring.
+    new activities that no answer may bring. `search_patch` and `memo_patch` are what changed in the run's search
+    attributes and memo, None where a key goes.
 
     A state whose locks are not held has the `version` of the run's row in the database, and in `known_tasks` the
     fence and the holder of each task as they are believed to be there: it is written only if they still are.
@@ -175,6 +177,8 @@ class RunState(msgspec.Struct, kw_only=True):
     opened_timers: set[int] = set()
     cancel_pushes: list[Task] = []
     claim_only: set[int] = set()
+    search_patch: dict[str, Any] = {}
+    memo_patch: dict[str, Any] = {}
     version: int = 0
     known_tasks: dict[int, tuple[int, str | None]] = {}
 

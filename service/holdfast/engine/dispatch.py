@@ -116,6 +116,11 @@ class Credits:
         queue[credit.worker] = credit
         queue.update(others)
 
+    def has_worker(self, namespace: str, task_queue: str, now: float) -> bool:
+        """Whether a worker of the queue was heard of lately."""
+        found = self._by_queue.get((namespace, task_queue), {})
+        return any(now - credit.heard_at <= CREDIT_S for credit in found.values())
+
     def idle(self, namespace: str, task_queue: str, *, is_workflow: bool, now: float) -> list[Credit]:
         """The workers of the queue that said they could take a task of this kind."""
         return [

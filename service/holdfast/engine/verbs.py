@@ -11,18 +11,20 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from holdfast.core.requests import Ask
+from holdfast.core.why import why_not
 from holdfast.engine import answers
 from holdfast.engine.dispatch import Credit
 from holdfast.engine.engine import Engine
 from holdfast.engine.fitting import REST_BYTES, fit
 from holdfast.engine.transact import Change, Outcome
-from holdfast.engine.views import description, history_page, list_page
+from holdfast.engine.views import counted, description, history_page, list_page
 from holdfast.exceptions import HoldfastError, Invalid, NotFound, Refused
 from holdfast.store import tasks as task_store
 from holdfast.store import views
 from holdfast.store.journal import Address
 from holdfast.wire import codec
 from holdfast.wire import messages as m
+from holdfast.wire import visibility as vis
 
 WAIT_MAX_S = 10.0
 CLAIM_MAX = 200
@@ -72,6 +74,27 @@ async def history(engine: Engine, namespace: str, request: m.History) -> m.Histo
 async def list_(engine: Engine, namespace: str, request: m.List) -> m.ListPage:
     """A page of the namespace's runs."""
     return await list_page(engine.pool, namespace, request)
+
+
+async def count(engine: Engine, namespace: str, request: vis.Count) -> vis.Counted:
+    """How many of the namespace's runs match."""
+    return await counted(engine.pool, namespace, request)
+
+
+async def why(engine: Engine, namespace: str, request: vis.Why) -> vis.Because:
+    """Why a run does not move on."""
+    if request.run_id is not None:
+        codec.check_run_id(request.run_id)
+    found = await views.find_run_and_work(engine.pool, namespace, request.workflow_id, request.run_id)
+    if found is None:
+        raise _no_run(namespace, request.workflow_id, request.run_id)
+    described = description(found)
+
+    def is_served(queue: str) -> bool:
+        return engine.credits.has_worker(namespace, queue, time.monotonic())
+
+    sentence = why_not(described, found.run.now, is_served)
+    return vis.Because(run_id=found.run.run_id, sentence=sentence)
 
 
 async def result(engine: Engine, namespace: str, request: m.Result) -> m.Outcome:
@@ -213,6 +236,8 @@ VERBS: dict[str, Callable[[Engine, str, Any], Awaitable[Any]]] = {
     "describe": describe,
     "history": history,
     "list": list_,
+    "count": count,
+    "why": why,
     "result": result,
     "claim": claim,
     "report": report,

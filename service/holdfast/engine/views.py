@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import msgspec
 
+from holdfast.core import filters
 from holdfast.core import state as s
 from holdfast.engine.answers import page_of, read_pages
 from holdfast.engine.archived import ArchivedHistories
 from holdfast.exceptions import Invalid
-from holdfast.store import retention, views
+from holdfast.store import retention, searching, views
 from holdfast.store.session import Pool
 from holdfast.wire import codec
 from holdfast.wire import events as e
 from holdfast.wire import messages as m
+from holdfast.wire import visibility as vis
 from holdfast.wire.failures import Failure
 
 _options = msgspec.msgpack.Decoder(s.Options)
-
-OPEN = ("PENDING", "RUNNING", "WAITING")
-STATUSES = (*OPEN, "COMPLETED", "FAILED", "CANCELLED", "TERMINATED", "TIMED_OUT", "CONTINUED_AS_NEW")
 
 
 def summary(run: views.RunRow) -> m.RunSummary:
@@ -34,6 +33,8 @@ def summary(run: views.RunRow) -> m.RunSummary:
         closed_at=run.closed_at,
         history_length=run.last_seq,
         task_failure=run.task_failure_cause,
+        memo=(run.memo or "").encode(),
+        search_attributes=(run.search_attributes or "").encode(),
     )
 
 
@@ -83,29 +84,41 @@ async def list_page(pool: Pool, namespace: str, request: m.List) -> m.ListPage:
     """A page of runs, newest first."""
     if not 1 <= request.limit <= 1000:
         raise Invalid(f"limit is {request.limit}: expected 1 to 1000")
-    statuses: list[str] | None = None
-    if request.statuses:
-        asked = [status.upper() for status in request.statuses]
-        unknown = [status for status in asked if status not in STATUSES]
-        if unknown:
-            raise Invalid(f"no status {unknown[0]!r}: expected one of {', '.join(STATUSES)}")
-        statuses = sorted({st for name in asked for st in (OPEN if name == s.RUNNING else (name,))})
     if request.cursor is not None and not codec.is_run_id(request.cursor):
         raise Invalid(
             f"cursor {request.cursor[:40]!r} was not made by a list: pass next_cursor of the previous page"
         )
-    rows = await views.list_runs(
-        pool,
-        namespace,
-        statuses=statuses,
-        workflow_type=request.workflow_type,
-        workflow_id=request.workflow_id,
-        task_failing=request.task_failing,
-        before=request.cursor,
-        limit=request.limit,
+    rows = await searching.list_runs(
+        pool, namespace, _asked(request), before=request.cursor, limit=request.limit
     )
     is_full = len(rows) == request.limit
     return m.ListPage(runs=[summary(row) for row in rows], next_cursor=rows[-1].run_id if is_full else None)
+
+
+def _asked(request: m.List) -> filters.Filter:
+    """The filter, with the fields that stand beside it put in its words."""
+    words = [f"({request.query})"] if request.query.strip() else []
+    if request.statuses:
+        words.append(f"Status IN ({', '.join(map(_quoted, request.statuses))})")
+    if request.workflow_type is not None:
+        words.append(f"WorkflowType = {_quoted(request.workflow_type)}")
+    if request.workflow_id is not None:
+        words.append(f"WorkflowId = {_quoted(request.workflow_id)}")
+    if request.task_failing:
+        words.append("TaskFailing = true")
+    # Alone it is parsed as it is: places in messages are the user's, and an ending may follow.
+    return filters.parse(request.query if len(words) == 1 and request.query.strip() else " AND ".join(words))
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+async def counted(pool: Pool, namespace: str, request: vis.Count) -> vis.Counted:
+    """How many runs a filter matches, in groups if it asks for them."""
+    asked = filters.parse(request.query)
+    found = await searching.count_runs(pool, namespace, asked)
+    return vis.Counted(count=sum(found.values()), groups=found if asked.is_grouped else {})
 
 
 def _pending(activity: views.OpenActivity, task: views.OpenTask) -> m.PendingActivity:

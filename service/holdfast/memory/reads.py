@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
+
+from holdfast.core import filters
 from holdfast.core import state as s
 from holdfast.memory.tables import Tables
+from holdfast.store import searching
 from holdfast.store import views as v
 from holdfast.wire import codec
 
@@ -81,7 +86,7 @@ def open_timers(tables: Tables, run_id: str) -> list[v.OpenTimer]:
     return [
         v.OpenTimer(seq=timer.seq, fire_at=timer.fire_at)
         for (owner, _), timer in sorted(tables.timers.items())
-        if owner == run_id and timer.state == s.TIMER_OPEN
+        if owner == run_id and timer.seq > 0 and timer.state == s.TIMER_OPEN
     ]
 
 
@@ -90,24 +95,40 @@ def list_runs(
     namespace: str,
     statuses: list[str] | None,
     workflow_type: str | None,
-    task_failing: bool,
     before: str | None,
     limit: int,
-    workflow_id: str | None = None,
+    path: filters.Predicate | None,
+    narrow: str | None = None,
 ) -> list[v.RunRow]:
-    """Runs that match every given filter, newest first."""
-    found = [
+    """Runs that match the filter, newest first. What narrows the search follows from it."""
+    del statuses, workflow_type, narrow
+    found = [run for run in _matching(tables, namespace, path) if before is None or run.run_id < before]
+    found.sort(key=lambda run: run.run_id, reverse=True)
+    return [_shown(tables, run) for run in found[:limit]]
+
+
+def count_runs(
+    tables: Tables,
+    namespace: str,
+    statuses: list[str] | None,
+    workflow_type: str | None,
+    path: filters.Predicate | None,
+    search_path: filters.Predicate | None = None,
+) -> list[searching.StatusCount]:
+    """How many runs of each status match."""
+    del statuses, workflow_type, search_path
+    counts = Counter(run.status for run in _matching(tables, namespace, path))
+    return [searching.StatusCount(status=status, runs=runs) for status, runs in counts.items()]
+
+
+def _matching(tables: Tables, namespace: str, path: filters.Predicate | None) -> list[s.Run]:
+    node = None if path is None else path.node
+    return [
         run
         for run in tables.runs.values()
         if run.namespace == namespace
-        and (statuses is None or run.status in statuses)
-        and workflow_type in (None, run.workflow_type)
-        and workflow_id in (None, run.workflow_id)
-        and (not task_failing or run.task_failure_cause is not None)
-        and (before is None or run.run_id < before)
+        and filters.matches(node, filters.document(run, tables.search.get(run.run_id)), tables.now)
     ]
-    found.sort(key=lambda run: run.run_id, reverse=True)
-    return [_shown(tables, run) for run in found[:limit]]
 
 
 def outcomes(tables: Tables, run_ids: Sequence[str]) -> list[v.OutcomeRow]:
@@ -139,8 +160,11 @@ ANSWERS: dict[Any, Callable[..., list[Any]]] = {
     v.OPEN_TASKS: open_tasks,
     v.OPEN_ACTIVITIES: open_activities,
     v.OPEN_TIMERS: open_timers,
-    v.LIST_RUNS: list_runs,
-    v.LIST_CHAIN: list_runs,
+    searching.WALK: list_runs,
+    searching.CHAIN: list_runs,
+    searching.BY_ATTRIBUTE: list_runs,
+    searching.COUNT: count_runs,
+    searching.COUNT_BY_ATTRIBUTE: count_runs,
     v.OUTCOMES: outcomes,
     v.NAMESPACES: namespaces,
 }
@@ -163,4 +187,11 @@ def _shown(tables: Tables, run: s.Run) -> v.RunRow:
         task_failure=run.task_failure,
         sticky_worker=run.sticky_worker,
         is_cancel_requested=run.is_cancel_requested,
+        search_attributes=_json(tables.search.get(run.run_id)),
+        memo=_json(tables.memos.get(run.run_id)),
+        now=tables.now,
     )
+
+
+def _json(found: dict[str, Any] | None) -> str | None:
+    return None if found is None else msgspec.json.encode(found).decode()

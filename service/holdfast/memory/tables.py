@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from holdfast.core import state as s
 from holdfast.store.journal import Address, Resolved
@@ -37,6 +37,8 @@ class Tables:
         self.tasks: dict[Key, s.Task] = {}
         self.activities: dict[Key, s.Activity] = {}
         self.timers: dict[Key, s.Timer] = {}
+        self.search: dict[str, dict[str, Any]] = {}
+        self.memos: dict[str, dict[str, Any]] = {}
         self.requests: dict[tuple[str, str], s.KeptRequest] = {}
         self.requested_at: dict[tuple[str, str], float] = {}
 
@@ -115,6 +117,10 @@ class Tables:
         self.tasks |= _rows(run, state.tasks)
         self.activities |= _rows(run, state.activities)
         self.timers |= _rows(run, state.timers)
+        for table, patch in ((self.search, state.search_patch), (self.memos, state.memo_patch)):
+            if patch:
+                merged = table.get(run.run_id, {}) | patch
+                table[run.run_id] = {name: value for name, value in merged.items() if value is not None}
         for kept in state.new_requests:
             self.requests[kept.namespace, kept.request_id] = kept
             self.requested_at[kept.namespace, kept.request_id] = self.now

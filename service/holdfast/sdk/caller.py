@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
 from holdfast.converter import DataConverter
 from holdfast.exceptions import STATUS_OF_CODE, HoldfastError, RPCError, RPCStatusCode
+from holdfast.sdk import memo
 from holdfast.sdk.rpc import CALL_TIMEOUT_S, Rpc
 
 UNSET: Any = object()
@@ -37,6 +38,15 @@ class Caller:
     async def encode(self, values: Sequence[Any]) -> bytes:
         """The arguments as they travel."""
         return await self.converter.seal(self.converter.encode_args(values))
+
+    async def encode_memo(self, values: Mapping[str, Any] | None) -> bytes:
+        """A memo as it travels."""
+        return await memo.changed(memo.encoded(self.converter, values), self.converter.seal)
+
+
+def seconds_of(duration: timedelta | None) -> float | None:
+    """Its seconds; None, or nothing at all, means that there is no such limit."""
+    return duration.total_seconds() if duration else None
 
 
 def arguments(arg: Any, more: tuple[Any, ...], args: Sequence[Any]) -> Sequence[Any]:

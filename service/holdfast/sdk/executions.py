@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntEnum
@@ -12,6 +12,8 @@ import msgspec
 
 from holdfast.converter import DataConverter
 from holdfast.exceptions import Invalid
+from holdfast.sdk import memo, search_attributes
+from holdfast.sdk.search_attributes import TypedSearchAttributes
 from holdfast.wire import messages as m
 from holdfast.wire.events import HistoryEvent as WireEvent
 from holdfast.wire.events import WorkflowStarted
@@ -32,6 +34,7 @@ class WorkflowExecutionStatus(IntEnum):
     PENDING = 9
 
 
+_UNSET: Any = object()
 _STATUS_NAMES = {"CANCELLED": "CANCELED"}
 
 
@@ -49,6 +52,39 @@ class WorkflowExecution:
     close_time: datetime | None
     history_length: int
     task_failure: str | None
+    typed_search_attributes: TypedSearchAttributes
+    memo_values: Mapping[str, Any]
+
+    @property
+    def search_attributes(self) -> Mapping[str, Sequence[Any]]:
+        """The search attributes in their older form: a list of values for each name."""
+        return search_attributes.untyped(self.typed_search_attributes)
+
+    async def memo(self) -> Mapping[str, Any]:
+        """The memo."""
+        return self.memo_values
+
+    async def memo_value(self, key: str, default: Any = _UNSET) -> Any:
+        """One value of the memo. Raises KeyError if it is not there and there is no *default*."""
+        if key not in self.memo_values and default is _UNSET:
+            raise KeyError(f"Memo does not have a value for key {key}")
+        return self.memo_values.get(key, default)
+
+
+@dataclass(frozen=True)
+class WorkflowExecutionCountAggregationGroup:
+    """A group of a count: how many, and the values that they share."""
+
+    count: int
+    group_values: Sequence[Any]
+
+
+@dataclass(frozen=True)
+class WorkflowExecutionCount:
+    """How many runs matched, and the groups if the query asked for them."""
+
+    count: int
+    groups: Sequence[WorkflowExecutionCountAggregationGroup]
 
 
 @dataclass(frozen=True)
@@ -155,9 +191,9 @@ def event_of(event: WireEvent) -> HistoryEvent:
     return HistoryEvent(row["event_id"], row["event_type"], time_of(event.time), row["attributes"])
 
 
-def execution_of(run: m.RunSummary, namespace: str) -> WorkflowExecution:
+def execution_of(run: m.RunSummary, namespace: str, converter: DataConverter) -> WorkflowExecution:
     """A run of a list."""
-    return WorkflowExecution(**_summary_fields(run, namespace))
+    return WorkflowExecution(**_summary_fields(run, namespace, converter))
 
 
 def description_of(
@@ -165,7 +201,7 @@ def description_of(
 ) -> WorkflowExecutionDescription:
     """A run described; failures become exceptions."""
     return WorkflowExecutionDescription(
-        **_summary_fields(found.summary, namespace),
+        **_summary_fields(found.summary, namespace, converter),
         task_attempt=found.task_attempt,
         last_task_failure=converter.decode_failure(found.task_failure) if found.task_failure else None,
         next_task_time=_time_or_none(found.next_task_at),
@@ -182,12 +218,17 @@ def status_of(name: str) -> WorkflowExecutionStatus | None:
     return WorkflowExecutionStatus.__members__.get(_STATUS_NAMES.get(name, name))
 
 
+def status_name(name: str) -> str:
+    """What clients call the status that the service calls *name*."""
+    return _STATUS_NAMES.get(name, name)
+
+
 def time_of(epoch_s: float) -> datetime:
     """The moment, in UTC."""
     return datetime.fromtimestamp(epoch_s, UTC)
 
 
-def _summary_fields(run: m.RunSummary, namespace: str) -> dict[str, Any]:
+def _summary_fields(run: m.RunSummary, namespace: str, converter: DataConverter) -> dict[str, Any]:
     return {
         "id": run.workflow_id,
         "run_id": run.run_id,
@@ -199,7 +240,17 @@ def _summary_fields(run: m.RunSummary, namespace: str) -> dict[str, Any]:
         "close_time": _time_or_none(run.closed_at),
         "history_length": run.history_length,
         "task_failure": run.task_failure,
+        "typed_search_attributes": search_attributes.decoded(run.search_attributes),
+        "memo_values": _memo(run.memo, converter),
     }
+
+
+def _memo(text: bytes, converter: DataConverter) -> dict[str, Any]:
+    try:
+        return memo.decoded(converter, text)
+    except (Invalid, msgspec.DecodeError):
+        # Made by another converter, or through the store, where it may be any text.
+        return {}
 
 
 def _pending_activity(found: m.PendingActivity, converter: DataConverter) -> PendingActivity:

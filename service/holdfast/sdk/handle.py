@@ -26,6 +26,7 @@ from holdfast.sdk.executions import (
 from holdfast.sdk.sealing import unsealed
 from holdfast.wire import events as e
 from holdfast.wire import messages as m
+from holdfast.wire import visibility as vis
 
 W = TypeVar("W")
 R = TypeVar("R")
@@ -126,6 +127,12 @@ class WorkflowHandle(Generic[W, R]):
         )
         found = await unsealed(self._caller.converter, found)
         return description_of(found, self._caller.namespace, self._caller.converter)
+
+    async def why(self, *, rpc_timeout: timedelta | None = None) -> str:
+        """One sentence that says why the workflow does not move on."""
+        request = vis.Why(workflow_id=self._id, run_id=self._run_id)
+        found: vis.Because = await self._caller.call("why", request, rpc_timeout)
+        return found.sentence
 
     async def signal(
         self,

@@ -222,6 +222,8 @@ _LEAVES: dict[type[Command], tuple[type[Event], Callable[[Any, Any], bool]]] = {
     c.StartTimer: (e.TimerStarted, _same_seq),
     c.CancelTimer: (e.TimerCancelled, _same_seq),
     c.RecordMarker: (e.MarkerRecorded, _same_marker),
+    c.UpsertSearchAttributes: (e.SearchAttributesUpserted, _same_kind),
+    c.UpsertMemo: (e.MemoUpserted, _same_kind),
     c.CompleteWorkflow: (e.WorkflowCompleted, _same_kind),
     c.FailWorkflow: (e.WorkflowFailed, _same_kind),
     c.CancelWorkflow: (e.WorkflowCancelled, _same_kind),

@@ -110,6 +110,8 @@ class WorkflowRun:
         self.conditions: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
         self.signals = signals.Inbox(definition.signals)
         self.patches: dict[str, bool] = {}
+        # Memo and search attributes, once the code looks at them: see `sdk.visibility`.
+        self.shown: Any = None
         self.main: asyncio.Task[None] | None = None
         # What fails the workflow; anything else fails only the workflow task, which is tried again.
         self.failures = (

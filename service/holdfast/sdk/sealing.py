@@ -16,6 +16,7 @@ import msgspec
 
 from holdfast.converter import DataConverter
 from holdfast.exceptions import HoldfastError, Invalid
+from holdfast.sdk import memo
 from holdfast.sdk.markers import SIDE_EFFECT, SIDE_EFFECT_FAILED
 from holdfast.sdk.rpc import CALL_TIMEOUT_S, Rpc
 from holdfast.wire import commands as c
@@ -115,6 +116,10 @@ async def _value(text: bytes, change: Change) -> bytes:
     return (await change(b"[" + text + b"]"))[1:-1]
 
 
+async def _object(text: bytes, change: Change) -> bytes:
+    return await memo.changed(text, change)
+
+
 async def _part(part: Any, change: Change) -> Any:
     return None if part is None else await _changed(part, change)
 
@@ -146,6 +151,7 @@ PAYLOADS: Final[Mapping[type, Mapping[str, Callable[[Any, Change], Awaitable[Any
     c.CompleteWorkflow: {"result": _value},
     c.FailWorkflow: {"failure": _part},
     c.CancelWorkflow: {"details": _array},
+    c.UpsertMemo: {"memo": _object},
     # What it is told.
     m.Tasks: {"workflow_tasks": _parts, "activity_tasks": _parts},
     m.Push: {"workflow_tasks": _parts, "activity_tasks": _parts},
@@ -154,7 +160,8 @@ PAYLOADS: Final[Mapping[type, Mapping[str, Callable[[Any, Change], Awaitable[Any
     m.ActivityTask: {"input": _array, "heartbeat_details": _array},
     m.HistoryPage: {"events": _parts},
     e.HistoryEvent: {"event": _part},
-    e.WorkflowStarted: {"input": _array},
+    e.WorkflowStarted: {"input": _array, "memo": _object},
+    e.MemoUpserted: {"memo": _object},
     e.WorkflowTaskFailed: {"failure": _part},
     e.ActivityScheduled: {"input": _array},
     e.ActivityCompleted: {"result": _value},
@@ -168,7 +175,9 @@ PAYLOADS: Final[Mapping[type, Mapping[str, Callable[[Any, Change], Awaitable[Any
     e.WorkflowTerminated: {"details": _array},
     # What a client is told; it seals the arguments that it is given.
     m.Outcome: {"event": _part},
-    m.Description: {"task_failure": _part, "activities": _parts},
+    m.RunSummary: {"memo": _object},
+    m.ListPage: {"runs": _parts},
+    m.Description: {"summary": _part, "task_failure": _part, "activities": _parts},
     m.PendingActivity: {"heartbeat_details": _array, "last_failure": _part},
 }
 """The fields of each kind of message and event that hold payloads, or parts that do."""

@@ -13,7 +13,7 @@ from typing import Any
 from msgspec.structs import astuple
 
 from holdfast.core import state as s
-from holdfast.store import slot_rows
+from holdfast.store import attributes, slot_rows
 from holdfast.store.record_statements import (
     CHANGE_RUNS,
     CLOSE_ACTIVITIES,
@@ -75,7 +75,8 @@ async def record(
         and state.is_touched
         and (state.run.open_activities or state.run.open_timers)
     ]
-    if changes and (openings or closing):
+    extra = [state for state in states if attributes.has_extras(state)]
+    if (changes and (openings or closing)) or extra:
         await session.begin()
     done = Written()
     if changes:
@@ -86,6 +87,9 @@ async def record(
         await _close_open_work(session, left)
     if openings:
         done.heard(await session.write(OPEN_RUNS, *openings))
+    whole = [state for state in extra if state.run.run_id not in done.lost]
+    if whole:
+        await attributes.write_extras(session, whole)
     kept = [fire for fire in fired if fire.run_id not in done.lost]
     if kept:
         await slot_rows.fire_slots(session, kept)

@@ -35,6 +35,9 @@ class RunRow(msgspec.Struct, kw_only=True):
     task_failure: bytes | None
     sticky_worker: str | None
     is_cancel_requested: bool
+    search_attributes: str | None
+    memo: str | None
+    now: float
 
 
 class OpenTask(msgspec.Struct, kw_only=True):
@@ -196,8 +199,17 @@ FIND_RUN = Query(
         r.task_failure_cause,
         r.task_failure,
         r.sticky_worker,
-        r.is_cancel_requested
+        r.is_cancel_requested,
+        c.search_attributes,
+        c.memo,
+        extract(epoch FROM now())::float8 AS now
     FROM run AS r
+    LEFT JOIN LATERAL (
+        SELECT record.search_attributes, record.memo
+        FROM record
+        WHERE record.run_id = r.run_id
+        OFFSET 0
+    ) AS c ON true
     WHERE r.namespace = $1
         AND r.workflow_id = $2
         AND ($3::uuid IS NULL OR r.run_id = $3)
@@ -246,7 +258,7 @@ OPEN_TIMERS = Query(
     """
     SELECT t.seq, extract(epoch FROM t.fire_at)::float8 AS fire_at
     FROM timer AS t
-    WHERE t.run_id = $1::uuid AND t.state < 1  -- not = 0: the index of all open timers is not the one to use
+    WHERE t.run_id = $1::uuid AND t.seq > 0 AND t.state < 1  -- not = 0: the index of all open timers is not the one to use
     ORDER BY t.seq
     """,
     OpenTimer,
@@ -274,87 +286,6 @@ async def find_run_and_work(
             activities=await session.rows(OPEN_ACTIVITIES, run.run_id),
             timers=await session.rows(OPEN_TIMERS, run.run_id),
         )
-
-
-LIST_RUNS = Query(
-    """
-    SELECT
-        r.run_id::text AS run_id,
-        r.workflow_id,
-        r.workflow_type,
-        r.task_queue,
-        r.status,
-        EXISTS (
-            SELECT 1 FROM task AS t WHERE t.run_id = r.run_id AND t.seq = 0 AND (t.worker IS NOT NULL OR t.attempt > 1)
-        ) AS was_claimed,
-        extract(epoch FROM r.created_at)::float8 AS created_at,
-        extract(epoch FROM r.closed_at)::float8 AS closed_at,
-        r.last_seq,
-        r.task_failure_cause,
-        r.task_failure,
-        r.sticky_worker,
-        r.is_cancel_requested
-    FROM run AS r
-    WHERE r.namespace = $1
-        AND ($2::text[] IS NULL OR r.status = ANY($2))
-        AND ($3::text IS NULL OR r.workflow_type = $3)
-        AND (NOT $4::boolean OR r.task_failure_cause IS NOT NULL)
-        AND ($5::uuid IS NULL OR r.run_id < $5)
-    ORDER BY r.run_id DESC
-    LIMIT $6
-    """,
-    RunRow,
-)
-
-# The same of one id: along its chain, rather than through all runs.
-LIST_CHAIN = Query(
-    """
-    SELECT
-        r.run_id::text AS run_id,
-        r.workflow_id,
-        r.workflow_type,
-        r.task_queue,
-        r.status,
-        EXISTS (
-            SELECT 1 FROM task AS t WHERE t.run_id = r.run_id AND t.seq = 0 AND (t.worker IS NOT NULL OR t.attempt > 1)
-        ) AS was_claimed,
-        extract(epoch FROM r.created_at)::float8 AS created_at,
-        extract(epoch FROM r.closed_at)::float8 AS closed_at,
-        r.last_seq,
-        r.task_failure_cause,
-        r.task_failure,
-        r.sticky_worker,
-        r.is_cancel_requested
-    FROM run AS r
-    WHERE r.namespace = $1
-        AND r.workflow_id = $7
-        AND ($2::text[] IS NULL OR r.status = ANY($2))
-        AND ($3::text IS NULL OR r.workflow_type = $3)
-        AND (NOT $4::boolean OR r.task_failure_cause IS NOT NULL)
-        AND ($5::uuid IS NULL OR r.run_id < $5)
-    ORDER BY r.run_id DESC
-    LIMIT $6
-    """,
-    RunRow,
-)
-
-
-async def list_runs(
-    pool: Pool,
-    namespace: str,
-    *,
-    statuses: list[str] | None,
-    workflow_type: str | None,
-    workflow_id: str | None,
-    task_failing: bool,
-    before: str | None,
-    limit: int,
-) -> list[RunRow]:
-    """Runs that match every given filter, newest first, older than run id *before*."""
-    asked = (namespace, statuses, workflow_type, task_failing, before, limit)
-    if workflow_id is None:
-        return await pool.rows(LIST_RUNS, *asked)
-    return await pool.rows(LIST_CHAIN, *asked, workflow_id)
 
 
 OUTCOMES = Query(

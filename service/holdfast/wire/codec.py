@@ -18,11 +18,13 @@ from holdfast.exceptions import Invalid
 from holdfast.wire import commands as c
 from holdfast.wire import messages as m
 from holdfast.wire import schedules as sch
+from holdfast.wire import visibility as vis
 from holdfast.wire.commands import AnyCommand
 from holdfast.wire.events import AnyEvent, Event
 from holdfast.wire.failures import Failure
 
 SEQ_MAX = 2**31 - 1
+SECONDS_MAX = 3.2e9
 _RUN_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 _encoder = msgspec.msgpack.Encoder()
@@ -41,6 +43,8 @@ REQUESTS: dict[str, Any] = {
     "describe": m.Describe,
     "history": m.History,
     "list": m.List,
+    "count": vis.Count,
+    "why": vis.Why,
     "result": m.Result,
     "claim": m.Claim,
     "report": m.AnyReport,
@@ -67,6 +71,8 @@ RESPONSES: dict[str, Any] = {
     "describe": m.Description,
     "history": m.HistoryPage,
     "list": m.ListPage,
+    "count": vis.Counted,
+    "why": vis.Because,
     "result": m.Outcome,
     "claim": m.Tasks,
     "report": m.Reported,
@@ -162,6 +168,7 @@ def check_request(request: Any) -> None:
             _check_choice("id_reuse", request.id_reuse, ("allow", "allow_if_failed", "reject"))
             _check_choice("id_conflict", request.id_conflict, ("fail", "use_existing", "terminate_existing"))
             check_payload("input", request.input, is_array=True)
+            _check_start_options(request)
         case m.Signal():
             check_text("workflow_id", request.workflow_id)
             check_text("name", request.name)
@@ -173,7 +180,7 @@ def check_request(request: Any) -> None:
             check_text("reason", request.reason, may_be_empty=True)
             if isinstance(request, m.Terminate):
                 _check_details("details", request.details)
-        case m.Describe() | m.History() | m.Result():
+        case m.Describe() | m.History() | m.Result() | vis.Why():
             check_text("workflow_id", request.workflow_id)
         case m.Claim() | m.WorkerHeartbeat():
             check_text("worker", request.worker)
@@ -186,6 +193,30 @@ def check_request(request: Any) -> None:
             _check_report(request)
         case _:
             _check_schedule_request(request)
+
+
+def _check_start_options(request: m.Start) -> None:
+    for name in ("execution_timeout_s", "run_timeout_s", "task_timeout_s"):
+        seconds = getattr(request, name)
+        if seconds is not None and not 0 < seconds < SECONDS_MAX:
+            raise Invalid(f"{name} is {seconds}: expected 0 < seconds < {SECONDS_MAX:g}")
+    if not 0 <= request.start_delay_s < SECONDS_MAX:
+        raise Invalid(f"start_delay_s is {request.start_delay_s}: expected 0 <= seconds < {SECONDS_MAX:g}")
+    _check_number("priority", request.priority, 0, 5)
+    _check_payload_object("memo", request.memo)
+    _check_payload_object("search_attributes", request.search_attributes)
+    check_text("summary", request.summary, may_be_empty=True)
+    check_payload("details", encode_text(request.details))
+
+
+def _check_payload_object(field: str, text: bytes) -> None:
+    if text:
+        check_payload(field, text)
+
+
+def encode_text(text: str) -> bytes:
+    """Text as JSON."""
+    return msgspec.json.encode(text)
 
 
 def _check_schedule_request(request: Any) -> None:
@@ -357,6 +388,10 @@ def check_commands(commands: list[AnyCommand]) -> None:
             case c.RecordMarker():
                 check_text("marker name", command.name)
                 check_payload(f"value of marker {command.name!r}", command.value)
+            case c.UpsertSearchAttributes():
+                check_payload("search_attributes", command.search_attributes)
+            case c.UpsertMemo():
+                check_payload("memo", command.memo)
             case c.CompleteWorkflow():
                 check_payload("workflow result", command.result)
             case c.FailWorkflow():

@@ -75,6 +75,22 @@ class RecordMarker(Command, frozen=True, kw_only=True):
     value: bytes = b"null"
 
 
+class UpsertSearchAttributes(Command, frozen=True, kw_only=True):
+    """Change search attributes. Leaves `SearchAttributesUpserted`.
+
+    `search_attributes` is a JSON object: null removes a key. `search_types` names the types of those it sets.
+    """
+
+    search_attributes: bytes
+    search_types: dict[str, str] = {}
+
+
+class UpsertMemo(Command, frozen=True, kw_only=True):
+    """Change the memo: a JSON object of payloads, null removes a key. Leaves `MemoUpserted`."""
+
+    memo: bytes
+
+
 class CompleteWorkflow(Command, frozen=True, kw_only=True):
     """The run returns `result` (JSON text). Leaves `WorkflowCompleted`."""
 
@@ -99,6 +115,8 @@ AnyCommand = (
     | StartTimer
     | CancelTimer
     | RecordMarker
+    | UpsertSearchAttributes
+    | UpsertMemo
     | CompleteWorkflow
     | FailWorkflow
     | CancelWorkflow

@@ -23,7 +23,7 @@ class WorkflowStarted(Event, frozen=True, kw_only=True):
     """The first event of every run.
 
     `input` is JSON array text, one element per argument. `request_id` is the key the
-    caller may repeat to get the same run again.
+    caller may repeat to get the same run again. For the options see `wire.messages.Start`.
     """
 
     workflow_id: str
@@ -33,6 +33,16 @@ class WorkflowStarted(Event, frozen=True, kw_only=True):
     request_id: str = ""
     identity: str = ""
     attempt: int = 1
+    execution_timeout_s: float | None = None
+    run_timeout_s: float | None = None
+    task_timeout_s: float | None = None
+    start_delay_s: float = 0.0
+    memo: bytes = b""
+    search_attributes: bytes = b""
+    search_types: dict[str, str] = {}
+    summary: str = ""
+    details: str = ""
+    priority: int = 0
 
 
 class WorkflowTaskCompleted(Event, frozen=True, kw_only=True):
@@ -175,6 +185,19 @@ class MarkerRecorded(Event, frozen=True, kw_only=True):
     value: bytes = b"null"
 
 
+class SearchAttributesUpserted(Event, frozen=True, kw_only=True):
+    """The code changed search attributes: see `wire.commands.UpsertSearchAttributes`."""
+
+    search_attributes: bytes
+    search_types: dict[str, str] = {}
+
+
+class MemoUpserted(Event, frozen=True, kw_only=True):
+    """The code changed the memo: see `wire.commands.UpsertMemo`."""
+
+    memo: bytes
+
+
 class WorkflowCompleted(Event, frozen=True, kw_only=True):
     """The run returned `result` (JSON text). Closing."""
 
@@ -224,6 +247,8 @@ AnyEvent = (
     | SignalReceived
     | WorkflowCancelRequested
     | MarkerRecorded
+    | SearchAttributesUpserted
+    | MemoUpserted
     | WorkflowCompleted
     | WorkflowFailed
     | WorkflowCancelled

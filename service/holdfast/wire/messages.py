@@ -19,7 +19,7 @@ named beside each request below. Durations are seconds, times epoch seconds.
 | heartbeat | WorkerHeartbeat | WorkerAnswer |
 | activity_heartbeat | ActivityHeartbeat | HeartbeatAnswer |
 
-What is asked of schedules stands in `wire.schedules`.
+What is asked of schedules stands in `wire.schedules`; `count` and `why` in `wire.visibility`.
 
 Every mutating request of a client carries a `request_id`: the same id again returns the
 first answer, the same id with another body is refused. A worker's reports are kept apart
@@ -64,6 +64,9 @@ class Start(Message, frozen=True, kw_only=True):
 
     `id_reuse` (about closed runs of this id): "allow", "allow_if_failed", "reject".
     `id_conflict` (about an open run of this id): "fail", "use_existing", "terminate_existing".
+    The run's time limits count from the end of its start delay. `memo` is a JSON object of payloads and
+    `search_attributes` one of plain values, whose types `search_types` names (`core.search.TYPES`); empty means none.
+    `priority` is 1 to 5, 0 for the default.
     """
 
     request_id: str
@@ -74,6 +77,16 @@ class Start(Message, frozen=True, kw_only=True):
     id_reuse: str = "allow"
     id_conflict: str = "fail"
     identity: str = ""
+    execution_timeout_s: float | None = None
+    run_timeout_s: float | None = None
+    task_timeout_s: float | None = None
+    start_delay_s: float = 0.0
+    memo: bytes = b""
+    search_attributes: bytes = b""
+    search_types: dict[str, str] = {}
+    summary: str = ""
+    details: str = ""
+    priority: int = 0
 
 
 class Started(Message, frozen=True, kw_only=True):
@@ -168,6 +181,8 @@ class RunSummary(Message, frozen=True, kw_only=True):
     closed_at: float | None = None
     history_length: int = 0
     task_failure: str | None = None
+    memo: bytes = b""
+    search_attributes: bytes = b""
 
 
 class Description(Message, frozen=True, kw_only=True):
@@ -207,7 +222,7 @@ class List(Message, frozen=True, kw_only=True):
     """Runs of the namespace, newest first, all given filters together. `limit` 1-1000.
 
     `statuses` empty means all; "RUNNING" means every open run. `cursor` is the previous
-    page's `next_cursor`.
+    page's `next_cursor`. `query` is a filter as `core.filters` reads it.
     """
 
     statuses: list[str] = []
@@ -216,6 +231,7 @@ class List(Message, frozen=True, kw_only=True):
     task_failing: bool = False
     limit: int = 100
     cursor: str | None = None
+    query: str = ""
 
 
 class ListPage(Message, frozen=True, kw_only=True):
