@@ -40,18 +40,19 @@ class Wire:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self._last = f"hf.event.{parts.namespace}.last"
         self._is_passed = asyncio.Event()
         self.ids: list[str] = []
 
     def note(self, message: Msg) -> None:
-        if message.headers:
-            self.ids.append(message.headers["Nats-Msg-Id"])
-        else:
+        if message.subject == self._last:
             self._is_passed.set()
+        elif message.headers:
+            self.ids.append(message.headers["Nats-Msg-Id"])
 
     async def settled(self) -> list[str]:
         """The ids of the messages that have been sent by now: what is said last on the same connection is heard last."""
-        self._parts.engine.bus.publish(f"hf.event.{self._parts.namespace}.last", b"")
+        self._parts.engine.bus.publish(self._last, b"")
         async with asyncio.timeout(PATIENCE_S):
             await self._is_passed.wait()
         self._is_passed.clear()
