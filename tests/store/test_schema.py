@@ -28,6 +28,7 @@ TABLES = """
     WHERE c.relnamespace = 'holdfast'::regnamespace
     ORDER BY 1
 """
+VIEWS = "SELECT viewname, definition FROM pg_views WHERE schemaname = 'holdfast' ORDER BY 1"
 INDEXES = "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'holdfast' ORDER BY 1"
 CONSTRAINTS = """
     SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid)
@@ -46,6 +47,7 @@ OTHERS = """
 ROWS = "SELECT name, feed FROM holdfast.namespace ORDER BY 1"
 ALL = {
     "tables": TABLES,
+    "views": VIEWS,
     "columns": COLUMNS,
     "indexes": INDEXES,
     "constraints": CONSTRAINTS,

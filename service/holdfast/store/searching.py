@@ -1,7 +1,8 @@
 """Runs that a filter matches: listed and counted. The filter is a parameter, a jsonpath predicate over a document of the run.
 
 Each statement begins with what narrows the search most: a workflow id, search attributes, or else the runs from the
-newest on. The document is made only of runs that what stands before it has let through.
+newest on. What the document of a run is, the view `searched` says; it is made only of runs that what stands before it
+has let through.
 """
 
 from __future__ import annotations
@@ -38,38 +39,16 @@ WALK = Query(
         r.task_failure,
         r.sticky_worker,
         r.is_cancel_requested,
-        c.search_attributes,
-        c.memo,
+        r.search_attributes,
+        r.memo,
         extract(epoch FROM now())::float8 AS now
-    FROM run AS r
-    LEFT JOIN LATERAL (
-        SELECT record.search_attributes, record.memo, record.search, record.parent_id
-        FROM record
-        WHERE record.run_id = r.run_id
-        OFFSET 0
-    ) AS c ON true
+    FROM searched AS r
     WHERE r.namespace = $1
         AND ($2::text[] IS NULL OR r.status = ANY($2))
         AND ($3::text IS NULL OR r.workflow_type = $3)
         AND ($4::uuid IS NULL OR r.run_id < $4)
         AND ($6::text IS NULL OR jsonb_path_match(
-            jsonb_build_object(
-                'WorkflowId', r.workflow_id,
-                'RunId', r.run_id,
-                'WorkflowType', r.workflow_type,
-                'TaskQueue', r.task_queue,
-                'Status', r.status,
-                'StartTime', extract(epoch FROM r.created_at)::float8,
-                'CloseTime', extract(epoch FROM r.closed_at)::float8,
-                'UpdateTime', extract(epoch FROM r.last_at)::float8,
-                'ParentId', c.parent_id,
-                'HistoryLength', r.last_seq,
-                'TaskFailing', r.task_failure_cause IS NOT NULL,
-                'a', c.search
-            ),
-            $6::text::jsonpath,
-            jsonb_build_object('now', extract(epoch FROM now())::float8),
-            true
+            r.document, $6::text::jsonpath, jsonb_build_object('now', extract(epoch FROM now())::float8), true
         ))
     ORDER BY r.run_id DESC
     LIMIT $5
@@ -95,39 +74,17 @@ CHAIN = Query(
         r.task_failure,
         r.sticky_worker,
         r.is_cancel_requested,
-        c.search_attributes,
-        c.memo,
+        r.search_attributes,
+        r.memo,
         extract(epoch FROM now())::float8 AS now
-    FROM run AS r
-    LEFT JOIN LATERAL (
-        SELECT record.search_attributes, record.memo, record.search, record.parent_id
-        FROM record
-        WHERE record.run_id = r.run_id
-        OFFSET 0
-    ) AS c ON true
+    FROM searched AS r
     WHERE r.namespace = $1
         AND r.workflow_id = $7
         AND ($2::text[] IS NULL OR r.status = ANY($2))
         AND ($3::text IS NULL OR r.workflow_type = $3)
         AND ($4::uuid IS NULL OR r.run_id < $4)
         AND ($6::text IS NULL OR jsonb_path_match(
-            jsonb_build_object(
-                'WorkflowId', r.workflow_id,
-                'RunId', r.run_id,
-                'WorkflowType', r.workflow_type,
-                'TaskQueue', r.task_queue,
-                'Status', r.status,
-                'StartTime', extract(epoch FROM r.created_at)::float8,
-                'CloseTime', extract(epoch FROM r.closed_at)::float8,
-                'UpdateTime', extract(epoch FROM r.last_at)::float8,
-                'ParentId', c.parent_id,
-                'HistoryLength', r.last_seq,
-                'TaskFailing', r.task_failure_cause IS NOT NULL,
-                'a', c.search
-            ),
-            $6::text::jsonpath,
-            jsonb_build_object('now', extract(epoch FROM now())::float8),
-            true
+            r.document, $6::text::jsonpath, jsonb_build_object('now', extract(epoch FROM now())::float8), true
         ))
     ORDER BY r.run_id DESC
     LIMIT $5
@@ -153,8 +110,8 @@ BY_ATTRIBUTE = Query(
         r.task_failure,
         r.sticky_worker,
         r.is_cancel_requested,
-        c.search_attributes,
-        c.memo,
+        r.search_attributes,
+        r.memo,
         extract(epoch FROM now())::float8 AS now
     FROM (
         SELECT record.run_id
@@ -163,38 +120,16 @@ BY_ATTRIBUTE = Query(
         OFFSET 0
     ) AS f
     CROSS JOIN LATERAL (
-        SELECT run.*
-        FROM run
-        WHERE run.run_id = f.run_id
+        SELECT searched.*
+        FROM searched
+        WHERE searched.run_id = f.run_id
         OFFSET 0
     ) AS r
-    LEFT JOIN LATERAL (
-        SELECT record.search_attributes, record.memo, record.search, record.parent_id
-        FROM record
-        WHERE record.run_id = r.run_id
-        OFFSET 0
-    ) AS c ON true
     WHERE ($2::text[] IS NULL OR r.status = ANY($2))
         AND ($3::text IS NULL OR r.workflow_type = $3)
         AND ($4::uuid IS NULL OR r.run_id < $4)
         AND ($6::text IS NULL OR jsonb_path_match(
-            jsonb_build_object(
-                'WorkflowId', r.workflow_id,
-                'RunId', r.run_id,
-                'WorkflowType', r.workflow_type,
-                'TaskQueue', r.task_queue,
-                'Status', r.status,
-                'StartTime', extract(epoch FROM r.created_at)::float8,
-                'CloseTime', extract(epoch FROM r.closed_at)::float8,
-                'UpdateTime', extract(epoch FROM r.last_at)::float8,
-                'ParentId', c.parent_id,
-                'HistoryLength', r.last_seq,
-                'TaskFailing', r.task_failure_cause IS NOT NULL,
-                'a', c.search
-            ),
-            $6::text::jsonpath,
-            jsonb_build_object('now', extract(epoch FROM now())::float8),
-            true
+            r.document, $6::text::jsonpath, jsonb_build_object('now', extract(epoch FROM now())::float8), true
         ))
     ORDER BY r.run_id DESC
     LIMIT $5
@@ -205,34 +140,12 @@ BY_ATTRIBUTE = Query(
 COUNT = Query(
     """
     SELECT r.status, count(*) AS runs
-    FROM run AS r
-    LEFT JOIN LATERAL (
-        SELECT record.search_attributes, record.memo, record.search, record.parent_id
-        FROM record
-        WHERE record.run_id = r.run_id
-        OFFSET 0
-    ) AS c ON true
+    FROM searched AS r
     WHERE r.namespace = $1
         AND ($2::text[] IS NULL OR r.status = ANY($2))
         AND ($3::text IS NULL OR r.workflow_type = $3)
         AND ($4::text IS NULL OR jsonb_path_match(
-            jsonb_build_object(
-                'WorkflowId', r.workflow_id,
-                'RunId', r.run_id,
-                'WorkflowType', r.workflow_type,
-                'TaskQueue', r.task_queue,
-                'Status', r.status,
-                'StartTime', extract(epoch FROM r.created_at)::float8,
-                'CloseTime', extract(epoch FROM r.closed_at)::float8,
-                'UpdateTime', extract(epoch FROM r.last_at)::float8,
-                'ParentId', c.parent_id,
-                'HistoryLength', r.last_seq,
-                'TaskFailing', r.task_failure_cause IS NOT NULL,
-                'a', c.search
-            ),
-            $4::text::jsonpath,
-            jsonb_build_object('now', extract(epoch FROM now())::float8),
-            true
+            r.document, $4::text::jsonpath, jsonb_build_object('now', extract(epoch FROM now())::float8), true
         ))
     GROUP BY r.status
     """,
@@ -249,37 +162,15 @@ COUNT_BY_ATTRIBUTE = Query(
         OFFSET 0
     ) AS f
     CROSS JOIN LATERAL (
-        SELECT run.*
-        FROM run
-        WHERE run.run_id = f.run_id
+        SELECT searched.*
+        FROM searched
+        WHERE searched.run_id = f.run_id
         OFFSET 0
     ) AS r
-    LEFT JOIN LATERAL (
-        SELECT record.search_attributes, record.memo, record.search, record.parent_id
-        FROM record
-        WHERE record.run_id = r.run_id
-        OFFSET 0
-    ) AS c ON true
     WHERE ($2::text[] IS NULL OR r.status = ANY($2))
         AND ($3::text IS NULL OR r.workflow_type = $3)
         AND ($4::text IS NULL OR jsonb_path_match(
-            jsonb_build_object(
-                'WorkflowId', r.workflow_id,
-                'RunId', r.run_id,
-                'WorkflowType', r.workflow_type,
-                'TaskQueue', r.task_queue,
-                'Status', r.status,
-                'StartTime', extract(epoch FROM r.created_at)::float8,
-                'CloseTime', extract(epoch FROM r.closed_at)::float8,
-                'UpdateTime', extract(epoch FROM r.last_at)::float8,
-                'ParentId', c.parent_id,
-                'HistoryLength', r.last_seq,
-                'TaskFailing', r.task_failure_cause IS NOT NULL,
-                'a', c.search
-            ),
-            $4::text::jsonpath,
-            jsonb_build_object('now', extract(epoch FROM now())::float8),
-            true
+            r.document, $4::text::jsonpath, jsonb_build_object('now', extract(epoch FROM now())::float8), true
         ))
     GROUP BY r.status
     """,
