@@ -100,6 +100,37 @@ def test_a_list_can_be_narrowed_by_status_type_and_id(holdfast: Any, new_id: str
     assert new_id in open_ids
 
 
+def test_a_filter_lists_and_counts_what_matches(holdfast: Any, new_id: str) -> None:
+    holdfast("start", "waits-for-nobody", "--id", new_id, "-q", "no-workers")
+    mine = f"WorkflowId = '{new_id}'"
+
+    assert [row["workflow_id"] for row in holdfast("list", "--query", mine)] == [new_id]
+    assert holdfast("list", "--query", f"{mine} AND ExecutionStatus = 'Completed'") == []
+    assert holdfast("count", "--query", mine) == {"count": 1}
+    assert holdfast("count", "--query", f"{mine} GROUP BY ExecutionStatus") == {"count": 1, "PENDING": 1}
+    assert "no-workers" in holdfast("why", new_id)["why"]
+
+
+@pytest.mark.parametrize(
+    ("filter", "fault"),
+    [
+        ("WorkflowType", "at character 13: found the end"),
+        ("WorkflowId = 'a') OR (WorkflowId = 'b'", "at character 17: found ')'"),
+    ],
+)
+def test_a_filter_that_cannot_be_read_is_refused_with_the_place(
+    holdfast: Any, filter: str, fault: str
+) -> None:
+    for verb in ("list", "count"):
+        assert fault in holdfast(verb, "--query", filter, code=errors.USAGE)
+
+
+def test_a_filter_stands_alone(holdfast: Any) -> None:
+    told = holdfast("list", "--query", "WorkflowId = 'a'", "--status", "RUNNING", code=errors.USAGE)
+
+    assert "add AND ExecutionStatus IN" in told
+
+
 def test_a_second_start_of_an_open_id_fails_and_points_to_the_first(holdfast: Any, new_id: str) -> None:
     first = holdfast("start", "order", order(), "--id", new_id, "-q", "no-workers")
     told = holdfast("start", "order", order(), "--id", new_id, "-q", "no-workers", code=errors.FAILED)

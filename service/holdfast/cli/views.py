@@ -21,14 +21,9 @@ STORY_COLUMNS = ("event", "time", "what", "details")
 DETAIL_CHARS_MAX = 90
 
 
-def query(
-    terms: Iterable[tuple[str, str | Sequence[str] | None]],
-    *,
-    failing: bool = False,
-    query: str | None = None,
-) -> str | None:
-    """The list filter that asks for all *terms* (field, value or allowed values) and *query* together; None for nothing."""
-    parts = [] if query is None else [f"({query})"]
+def query(terms: Iterable[tuple[str, str | Sequence[str] | None]], *, failing: bool = False) -> str | None:
+    """The list filter that asks for all *terms* (field, value or allowed values); None for nothing."""
+    parts = []
     for field, value in terms:
         if isinstance(value, str):
             parts.append(f"{field} = {_quoted(value)}")

@@ -138,7 +138,7 @@ def execute(
 @click.option("--type", "workflow_type", help="Only workflows of this type.")
 @click.option("--id", "listed_id", help="Only runs of this workflow id.")
 @click.option("--failing", is_flag=True, help="Only open runs whose workflow code fails at present.")
-@click.option("--query", help="A filter: WorkflowType = 'order' AND tenant = 'acme'.")
+@click.option("--query", help="A filter, in place of the others: WorkflowType = 'order' AND tenant = 'acme'.")
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
 @target_options
 @format_option
@@ -152,9 +152,15 @@ def list_(
     target: Target,
     output: Format,
 ) -> None:
-    """List runs, newest first."""
+    """List runs, newest first.
+
+    --query stands alone: it can say all that the other filters say, and its faults are told by their place in it.
+    """
     terms = [("ExecutionStatus", statuses), ("WorkflowType", workflow_type), ("WorkflowId", listed_id)]
-    asked = views.query(terms, failing=failing, query=query)
+    asked = views.query(terms, failing=failing)
+    if query is not None and asked is not None:
+        raise click.UsageError(f"--query cannot be combined with other filters: add AND {asked} to it.")
+    asked = query or asked
 
     async def work(client: Client) -> None:
         found = client.list_workflows(asked, limit=limit, page_size=min(limit, 1_000), rpc_timeout=call_s)
