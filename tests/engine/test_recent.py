@@ -117,11 +117,15 @@ async def test_a_run_with_much_open_work_is_read_rather_than_copied_with_every_t
     assert parts.engine.recent.take(task.run_id) is None
 
 
-async def test_a_closed_run_is_forgotten(parts: Parts) -> None:
+@pytest.mark.parametrize("is_reported", [True, False], ids=["by a report", "by a client"])
+async def test_a_closed_run_is_forgotten(parts: Parts, is_reported: bool) -> None:
     await warm(parts)
     task = await started(parts)
 
-    await complete(parts, task, c.CompleteWorkflow())
+    if is_reported:
+        await complete(parts, task, c.CompleteWorkflow())
+    else:
+        await parts.ask("terminate", m.Terminate(request_id="t", workflow_id="order-1"))
 
     assert parts.engine.recent.take(task.run_id) is None
 

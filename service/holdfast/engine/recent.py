@@ -79,8 +79,11 @@ class Recent:
     def keep(self, states: Iterable[s.RunState], version: int) -> None:
         """What was written of these states was written with *version*."""
         for state in states:
+            if not state.is_written:
+                continue
+            self._states.pop(state.run.run_id, None)
             rows = len(state.tasks) + len(state.activities) + len(state.timers)
-            if state.is_written and state.run.is_open and rows <= ROWS_MAX:
+            if state.run.is_open and rows <= ROWS_MAX:
                 self._states[state.run.run_id] = state.as_known(version)
         while len(self._states) > RUNS_MAX:
             self._states.popitem(last=False)
